@@ -1,0 +1,1 @@
+"""A declarative graph-partitioning compiler for PyTorch."""

@@ -1,0 +1,224 @@
+"""`capture`: an unmodified module and an example call become a `Captured`."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses import fake_tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode, ShapeEnv
+
+from partitioner.capture.assemble import ordered, state_specs
+from partitioner.capture.captured import Captured
+from partitioner.capture.check import check
+from partitioner.capture.clone import fake_clone, fake_like, named_tensors
+from partitioner.capture.inputs import prepared
+from partitioner.capture.layers import layers_of, values_of, volatile_names
+from partitioner.capture.leaves import class_name
+from partitioner.capture.lines import line_of
+from partitioner.capture.modes import Recorded, merged
+from partitioner.capture.quiet import quiet
+from partitioner.capture.recorder import OpaqueNeededError, Recorder
+from partitioner.capture.symbols import DataDecidesError, Groups, SizesFixedError, Symbols
+from partitioner.errors import CaptureError
+
+_DATA_DEPENDENT = (
+    DataDecidesError,
+    GuardOnDataDependentSymNode,
+    fake_tensor.DataDependentOutputException,
+    fake_tensor.DynamicOutputShapeException,
+)
+
+
+def capture(
+    model: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any] | None = None,
+    *,
+    training: bool,
+) -> Captured:
+    """Record a model as a graph, in both modes, from shapes alone.
+
+    The model runs on fake tensors, as a copy without data: neither it nor its inputs are touched.
+    Control flow that Python decides is followed as in the example; a submodule that decides by its
+    data becomes one node.
+
+    Args:
+        model: any module, on any device, `meta` included.
+        args: positional arguments of an example call; only sizes and types of tensors matter.
+        kwargs: its keyword arguments.
+        training: the mode that the result is for. Where `model.training` is equal, each submodule
+            keeps its own flag as it is.
+
+    Raises:
+        CaptureError: the inputs do not fit, the model fails, or its own `forward` decides by data.
+    """
+    model = getattr(model, "_orig_mod", model)
+    with quiet():
+        return _Session(model, args, dict(kwargs or {})).both(training)
+
+
+class _Session:
+    """The recordings of one model; what was found to be a leaf in one is one in the next."""
+
+    def __init__(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self.model = model
+        self.args = args
+        self.kwargs = kwargs
+        self.leaves: dict[str, str] = {}
+        self.signature = inspect.signature(model.forward)
+        inputs: list[tuple[str, Tensor]] = []
+        prepared(self.signature, args, kwargs, lambda *each: _noted(each, inputs))
+        self.groups = Groups(inputs)
+
+    def both(self, training: bool) -> Captured:
+        """Record both modes: with free sizes as far as the model allows, or else fixed ones."""
+        while True:
+            try:
+                return self._described(self._checked(self._joined(training)))
+            except CaptureError:
+                if not self.groups.free():
+                    raise
+                self.groups.fix_more()
+
+    def _joined(self, training: bool) -> Captured:
+        """Record both modes, until neither finds a leaf or a fixed size that the other lacks."""
+        asked = self._recorded(training)
+        while True:
+            known = self._known()
+            try:
+                other = self._recorded(not training)
+            except CaptureError as error:
+                return dataclasses.replace(asked.captured, other_mode_error=str(error))
+            if self._known() == known:
+                return merged(asked, other)
+            asked = self._recorded(training)
+
+    def _known(self) -> Any:
+        return dict(self.leaves), [group.way for group in self.groups.groups.values()]
+
+    def _described(self, captured: Captured) -> Captured:
+        """Add what writing the model as a text takes."""
+        if captured.alternate is not None:
+            other = self._described(captured.alternate)
+            captured = dataclasses.replace(captured, alternate=other)
+        leaves = [str(node.target) for node in captured.graph.nodes if node.op == "call_module"]
+        return dataclasses.replace(
+            captured,
+            layers=layers_of(self.model, leaves),
+            values=values_of(self.model, captured.constants),
+            volatile=volatile_names(self.model),
+        )
+
+    def _checked(self, captured: Captured) -> Captured:
+        for each in (captured, captured.alternate):
+            wrong = each and check(self.model, each)
+            if wrong:
+                raise CaptureError(
+                    f"the recording of {captured.model_class} does not run as the model does "
+                    f"({wrong}); this is a fault of the recording, not of the model"
+                )
+        return captured
+
+    def _recorded(self, training: bool) -> Recorded:
+        while True:
+            try:
+                return self._run(training)
+            except SizesFixedError:
+                continue
+            except OpaqueNeededError as needed:
+                if not needed.path or needed.path in self.leaves:
+                    raise CaptureError(
+                        f"{class_name(type(self.model))} cannot be recorded: {needed.reason}; move "
+                        f"that part into a submodule of its own, which is then called as a whole"
+                    ) from None
+                self.leaves[needed.path] = needed.reason
+
+    def _run(self, training: bool) -> Recorded:
+        symbols = Symbols(self.groups)
+        mode = _fake_mode()
+        clone = fake_clone(self.model, mode)
+        if clone.training != training:
+            clone.train(training)
+        held = named_tensors(clone)
+        recorder = Recorder(clone, symbols, self.leaves)
+
+        def make(name: str, tensor: Tensor) -> Tensor:
+            fake = fake_like(tensor, mode)
+            with mode:
+                twin = torch.empty(self.groups.twin_shape(tensor), dtype=tensor.dtype, device="cpu")
+            recorder.placeholder(name, fake, twin)
+            return fake
+
+        spec, args, kwargs = prepared(self.signature, self.args, self.kwargs, make)
+        with mode:
+            try:
+                result = recorder.run(args, kwargs)
+                output_spec, leaves = recorder.finish(result)
+            except Exception as error:
+                raise self._failure(error, recorder) from error
+        self.leaves.update(
+            dict.fromkeys(recorder.recording.checkpointed, "it is called under checkpointing")
+        )
+        arranged = ordered(recorder, output_spec.plain(iter(leaves)))
+        example = prepared(
+            self.signature, self.args, self.kwargs, lambda _, t: fake_like(t, _fake_mode())
+        )
+        captured = Captured(
+            graph=arranged.graph,
+            nodes=arranged.nodes,
+            state=state_specs(held),
+            calls=arranged.calls,
+            colocated=arranged.colocated,
+            signature=self.signature,
+            input_spec=spec,
+            output_spec=output_spec,
+            model_class=class_name(type(self.model)),
+            training=training,
+            example=example[1:],
+            opaque=dict(self.leaves),
+            constants=recorder.recording.constants,
+            dynamic=symbols.active,
+            specialised=self.groups.specialised(),
+            conditions=symbols.all_conditions(),
+        )
+        return Recorded(captured, arranged.flags)
+
+    def _failure(self, error: Exception, recorder: Recorder) -> BaseException:
+        recording = recorder.recording
+        where = line_of(error.__traceback__)
+        text = str(error).splitlines()[0] if str(error) else type(error).__name__
+        if isinstance(error, _DATA_DEPENDENT):
+            whole = recording.failed_whole
+            if whole and whole not in self.leaves:
+                return OpaqueNeededError(whole, f"it decides by its data ({where})")
+            return CaptureError(
+                f"{class_name(type(self.model))} decides by its data in its own forward, at\n"
+                f"  {where}\n"
+                f"so no one graph stands for it; move that part into a submodule of its own, which "
+                f"is then called as a whole, or decide with torch.where"
+            )
+        path = recording.failed_at or ""
+        module = (
+            f"in {path!r} ({class_name(type(self.model.get_submodule(path)))})"
+            if path
+            else "in the model"
+        )
+        return CaptureError(
+            f"the model does not run on the example inputs: {module}, at\n  {where}\n"
+            f"{type(error).__name__}: {text}"
+        )
+
+
+def _noted(each: tuple[str, Tensor], inputs: list[tuple[str, Tensor]]) -> Tensor:
+    inputs.append(each)
+    return each[1]
+
+
+def _fake_mode() -> FakeTensorMode:
+    return FakeTensorMode(allow_non_fake_inputs=True, shape_env=ShapeEnv(), static_shapes=True)

@@ -1,0 +1,807 @@
+"""Recording: one run of a fake model, written down call by call as a graph."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import itertools
+import math
+import operator
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import Any, NoReturn
+
+import numpy
+import torch
+from torch import Tensor, fx, nn
+from torch._subclasses.fake_tensor import FakeTensor, unset_fake_temporarily
+from torch.overrides import TorchFunctionMode
+
+from partitioner.capture.calls import is_getter, written
+from partitioner.capture.captured import NodeInfo, TensorSpec
+from partitioner.capture.clone import named_tensors
+from partitioner.capture.devices import (
+    FOLLOWED,
+    DeviceUse,
+    takes_device,
+    use_of,
+    without_device,
+)
+from partitioner.capture.leaves import is_leaf
+from partitioner.capture.lines import user_line
+from partitioner.capture.regions import (
+    Autocast,
+    autocast_regions,
+    autograd_functions,
+    is_checkpoint,
+    saved_tensor_hooks,
+)
+from partitioner.capture.structure import Structure, dissect
+from partitioner.capture.symbols import (
+    SYMBOLIC,
+    Group,
+    Groups,
+    Read,
+    Symbols,
+    first_of,
+    second_of,
+)
+
+_BASE = (type(None), bool, int, float, complex, str, type(Ellipsis))
+_TORCH_CONSTANTS = (torch.dtype, torch.layout, torch.memory_format)
+
+
+class OpaqueNeededError(BaseException):
+    """A module cannot be recorded through: it is to be a leaf, and recording starts again.
+
+    Not an `Exception`, so that no model swallows it.
+    """
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(f"{path}: {reason}")
+        self.path = path
+        self.reason = reason
+
+
+class InexpressibleError(Exception):
+    """A value has no place in a graph."""
+
+
+@dataclass(slots=True)
+class Frame:
+    """A module call that is being recorded through."""
+
+    path: str
+    module: nn.Module
+    start: int
+    hooks: object
+    args: Any = None
+    kwargs: Any = None
+    expressible: bool = True
+    literal_device: bool = False
+    result: Any = None
+    stop: int = 0
+
+
+@dataclass(slots=True)
+class Recording:
+    """What one run left behind, before it is put in order.
+
+    Attributes:
+        graph: all recorded nodes, with no `output` yet.
+        infos: by node.
+        calls: of modules that were recorded through, in order of their beginning.
+        sequence: all nodes in order, those included that are dropped later.
+        leaf_state: by leaf call, `{name inside the module: canonical name}`.
+        leaf_mutates: by leaf call, canonical names of the state that it changed.
+        storages: by storage, its nodes in order; `mutated` holds those changed in place.
+        leaf_specs: by canonical name, the state of leaf calls.
+        state_nodes: by canonical name, the `get_attr` nodes.
+        follows: by factory call, how its device was named.
+        flags: by node, the path of the module whose code made it, and that module's flag.
+        constants: real tensors that belong to no module, by the name of their `get_attr`.
+        checkpointed: paths of the modules that were called under activation checkpointing.
+        failed_at: the innermost module that an exception came out of.
+        failed_whole: the innermost one around it that can be a leaf.
+    """
+
+    graph: fx.Graph
+    infos: dict[fx.Node, NodeInfo] = field(default_factory=dict)
+    sequence: list[fx.Node] = field(default_factory=list)
+    leaf_specs: dict[str, TensorSpec] = field(default_factory=dict)
+    checkpointed: dict[str, None] = field(default_factory=dict)
+    calls: list[Frame] = field(default_factory=list)
+    leaf_state: dict[fx.Node, dict[str, str]] = field(default_factory=dict)
+    leaf_mutates: dict[fx.Node, list[str]] = field(default_factory=dict)
+    storages: dict[int, list[fx.Node]] = field(default_factory=dict)
+    mutated: dict[int, None] = field(default_factory=dict)
+    state_nodes: dict[str, fx.Node] = field(default_factory=dict)
+    constants: dict[str, Tensor] = field(default_factory=dict)
+    follows: dict[fx.Node, DeviceUse] = field(default_factory=dict)
+    flags: dict[fx.Node, tuple[str, bool]] = field(default_factory=dict)
+    failed_at: str | None = None
+    failed_whole: str = ""
+
+
+class Recorder(TorchFunctionMode):
+    """Writes down every torch call and every leaf module's call while it is active.
+
+    Args:
+        model: a fake clone, which is changed: its modules report their calls here.
+        symbols: of this recording.
+        opaque: paths of modules that are leaves whatever their class.
+    """
+
+    def __init__(self, model: nn.Module, symbols: Symbols, opaque: Mapping[str, str]) -> None:
+        super().__init__()
+        self.recording = Recording(fx.Graph())
+        self.model = model
+        self.symbols = symbols
+        self.opaque = opaque
+        self.node_of: dict[int, fx.Node] = {}
+        self._twins: dict[int, Tensor] = {}
+        self.frames: list[Frame] = []
+        self.regions: list[Autocast] = []
+        self._keep: list[Any] = []
+        self._on = False
+        self._tolerant = False
+        self._state_names: dict[int, str] = {}
+        self._held = named_tensors(model)
+        for held in self._held:
+            self._state_names[id(held.tensor)] = held.names[0]
+            self._keep.append(held.tensor)
+        for path, module in model.named_modules():
+            call = functools.partial(self._call_module, module, path)
+            object.__setattr__(module, "_compiled_call_impl", call)
+
+    # What the run is given and gives.
+
+    def placeholder(self, name: str, tensor: Tensor, twin: Tensor) -> None:
+        """Add an input: its tensor, and its twin of other sizes."""
+        node = self.recording.graph.placeholder(name)
+        self._describe(node, tensor, path="")
+        self._track(tensor, twin, node)
+
+    def run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Call the model and record it."""
+        self._on = True
+        try:
+            with autocast_regions(self.regions), autograd_functions(self._refuse), self:
+                return self.model(*args, **kwargs)
+        finally:
+            self._on = False
+
+    def finish(self, result: Any) -> tuple[Structure, list[Any]]:
+        """Take the result apart, and write back the buffers that the model has rebound.
+
+        Returns:
+            The result's structure, and the nodes of its tensors and numbers.
+        """
+        self._write_back()
+        return self.dissect(result)
+
+    def _write_back(self) -> None:
+        """Turn `self.buffer = new` into a change of the buffer."""
+        for held in self._held:
+            path, _, name = held.names[0].rpartition(".")
+            if held.role != "buffer":
+                continue
+            now = self.model.get_submodule(path)._buffers.get(name)
+            if now is None or now is held.tensor or id(now) not in self.node_of:
+                continue
+            if now.shape != held.tensor.shape or now.dtype != held.tensor.dtype:
+                raise OpaqueNeededError(
+                    path, f"it gives its buffer {name!r} another shape or type in forward"
+                )
+            with torch.no_grad():
+                self._on = True
+                try:
+                    with self:
+                        held.tensor.copy_(now.detach())
+                finally:
+                    self._on = False
+
+    def express(self, value: Any) -> Any:
+        """Write a value for a graph, with nodes in the places of tensors and symbolic numbers.
+
+        Raises:
+            InexpressibleError: it holds something that a graph cannot.
+        """
+        if isinstance(value, Tensor):
+            return self._tensor(value)
+        if isinstance(value, SYMBOLIC):
+            return self._number(value)
+        if isinstance(value, (*_BASE, *_TORCH_CONSTANTS)):
+            return value
+        if isinstance(value, tuple):
+            items = [self.express(item) for item in value]
+            return type(value)(*items) if hasattr(value, "_fields") else tuple(items)
+        if isinstance(value, list):
+            return [self.express(item) for item in value]
+        if type(value) is dict and all(isinstance(key, str) for key in value):
+            return {key: self.express(item) for key, item in value.items()}
+        if isinstance(value, slice):
+            return slice(
+                self.express(value.start), self.express(value.stop), self.express(value.step)
+            )
+        if isinstance(value, range):
+            return list(value)
+        if isinstance(value, numpy.generic):
+            return value.item()
+        raise InexpressibleError(f"a {type(value).__name__} as an argument")
+
+    def dissect(self, value: Any) -> tuple[Structure, list[fx.Node]]:
+        """Take a result apart into its structure and the nodes of its tensors and numbers."""
+        structure, leaves = dissect(value, lambda part: isinstance(part, (Tensor, *SYMBOLIC)))
+        return structure, [self.express(leaf) for _, leaf in leaves]
+
+    def spec(self, value: Any) -> Any:
+        """Describe a result: a `TensorSpec`, a structure of them, or `None`."""
+        if isinstance(value, Tensor):
+            shape = tuple(value.shape)
+            name = str(value.dtype).removeprefix("torch.")
+            nbytes = math.prod(shape) * value.dtype.itemsize
+            return TensorSpec(shape, name, nbytes, value.requires_grad)
+        if isinstance(value, (list, tuple)):
+            return tuple(self.spec(item) for item in value)
+        if isinstance(value, dict):
+            return {key: self.spec(item) for key, item in value.items()}
+        return None
+
+    # Torch calls.
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if is_getter(func):
+            name = func.__self__.__name__
+            if name == "device":
+                return FOLLOWED
+            if name == "shape" and self._on:
+                return self._shape(args[0])
+        stripped = without_device(func, args, kwargs)
+        if stripped is None:
+            self._note_device(DeviceUse.LITERAL if _is_literal_move(args, kwargs) else None)
+            return args[0]
+        func, args, kwargs, use = stripped
+        if not self._on:
+            return self._run(func, args, kwargs)
+        if func is torch._C._set_grad_enabled:
+            return func(*args, **kwargs)
+        if func is Tensor.size:
+            shape = self._shape(args[0])
+            index = first_of(kwargs.get("dim", args[1] if len(args) > 1 else None))
+            return shape if index is None else shape[index]
+        return self._record(func, args, kwargs, use)
+
+    def _run(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if takes_device(func):
+            kwargs = {**kwargs, "device": "cpu"}
+        if self._tolerant and func in _TRUTHS:
+            try:
+                result = func(*args, **kwargs)
+            except Exception:
+                return _TRUTHS[func]
+            return _TRUTHS[func] if isinstance(result, SYMBOLIC) else result
+        return func(*args, **kwargs)
+
+    def _both(
+        self, call: Callable[[Any, Any], Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[Any, Any, list[Tensor]]:
+        """Make a call with the example's tensors and numbers, and with the twins'.
+
+        Returns:
+            Both results, and the tensors among the arguments that the call changed.
+        """
+        tensors = _tensors_in(args, kwargs)
+        versions = [_version(tensor) for tensor in tensors]
+        first = call(first_of(args), first_of(kwargs))
+        changed = [
+            tensor
+            for tensor, version in zip(tensors, versions, strict=True)
+            if version is not None and _version(tensor) != version
+        ]
+        if not self.symbols.active:
+            return first, first, changed
+        enabled = torch.is_grad_enabled()
+        try:
+            torch._C._set_grad_enabled(False)
+            second = call(self._twin(second_of(args)), self._twin(second_of(kwargs)))
+            _compare(first, second)
+        except Exception:
+            self._blame(call, first, args, kwargs)
+        finally:
+            torch._C._set_grad_enabled(enabled)
+        return first, second, changed
+
+    def _blame(
+        self, call: Callable[[Any, Any], Any], first: Any, args: Any, kwargs: Any
+    ) -> NoReturn:
+        """Find the fewest sizes that keep a call from working for the twins, and give them up."""
+        groups = self.symbols.groups
+        behind = {id(g): g for pair in self._pairs(args, kwargs) for g in groups.behind(*pair)}
+        candidates = sorted(behind.values(), key=lambda group: -group.dimension)[:5]
+        for count in range(1, len(candidates) + 1):
+            for blamed in itertools.combinations(candidates, count):
+                with contextlib.suppress(Exception):
+                    tried = call(
+                        self._without(blamed, second_of(args)),
+                        self._without(blamed, second_of(kwargs)),
+                    )
+                    _compare(first, tried)
+                    self.symbols.give_up(blamed)
+        self.symbols.give_up(groups.free())
+
+    def _without(self, blamed: Sequence[Group], value: Any) -> Any:
+        """Twins again, with the sizes of some groups as in the example."""
+        if isinstance(value, Tensor):
+            twin = self._twins.get(id(value))
+            if twin is None or twin is value:
+                return value
+            shape = [
+                _lessened(size, other, blamed, self.symbols.groups)
+                for size, other in zip(value.shape, twin.shape, strict=True)
+            ]
+            return torch.empty(shape, dtype=value.dtype, device="cpu")
+        if isinstance(value, (tuple, list)):
+            items = [self._without(blamed, item) for item in value]
+            return items if isinstance(value, list) else tuple(items)
+        if type(value) is dict:
+            return {key: self._without(blamed, item) for key, item in value.items()}
+        return value
+
+    def _record(
+        self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], use: DeviceUse
+    ) -> Any:
+        result, twin, changed = self._both(
+            lambda args, kwargs: self._run(func, args, kwargs), args, kwargs
+        )
+        if func is Tensor.requires_grad_:
+            changed = [args[0]]
+        if not changed and not self._is_worth_recording(result, twin):
+            return result
+        self._check_region()
+        tensors = _tensors_in(args, kwargs)
+        result, twin = self._bounded(result, twin, tensors)
+        result = self._fresh(result, tensors, changed)
+        try:
+            op, target, node_args, node_kwargs = written(func, args, kwargs)
+            if not tensors and not isinstance(result, Tensor):
+                raise InexpressibleError(f"what {getattr(func, '__name__', func)} made")
+            node_args = self.express(node_args)
+            node_kwargs = self.express(node_kwargs)
+        except InexpressibleError as error:
+            if not tensors and isinstance(result, Tensor):
+                self._constant(result, func, args, kwargs)
+                return result
+            raise OpaqueNeededError(self._callable_whole(), f"{error} ({user_line()})") from None
+        node = self._add(op, target, node_args, node_kwargs)
+        creates = not tensors
+        if creates:
+            self.recording.follows[node] = use
+        elif use is DeviceUse.LITERAL:
+            self._note_device(use)
+        mutates = self._mutated(node, changed)
+        self._describe(node, result, mutates=mutates, creates=creates)
+        return self._track(result, twin, node)
+
+    def _is_worth_recording(self, result: Any, twin: Any) -> bool:
+        """Whether a result holds a tensor, or a number that depends on sizes or data."""
+        if isinstance(result, (Tensor, *SYMBOLIC)):
+            return True
+        if isinstance(result, (int, float)):
+            return bool(result != twin)
+        if isinstance(result, (list, tuple)):
+            return any(map(self._is_worth_recording, result, twin))
+        return False
+
+    def _bounded(self, result: Any, twin: Any, tensors: list[Tensor]) -> tuple[Any, Any]:
+        """Give results whose sizes depend on data a size that stands for all of them."""
+        if isinstance(result, (list, tuple)):
+            pairs = [self._bounded(*pair, tensors) for pair in zip(result, twin, strict=True)]
+            if all(mine is item for (mine, _), item in zip(pairs, result, strict=True)):
+                return result, twin
+            return [mine for mine, _ in pairs], [other for _, other in pairs]
+        if not isinstance(result, Tensor):
+            return result, twin
+        unknown = [size for size in result.shape if not isinstance(size, int)]
+        if not unknown:
+            return result, twin
+        masks = [tensor for tensor in tensors if tensor.dtype is torch.bool] or tensors
+        limit, twin_limit = masks[0].numel(), self._twin(masks[0]).numel()
+        first, second = self.symbols.data_sizes(0, limit, twin_limit)
+        return _resized(result, first), _resized(twin, second)
+
+    def _fresh(self, result: Any, tensors: list[Tensor], changed: list[Tensor]) -> Any:
+        """Give a new object for a result that is one of the arguments, unchanged.
+
+        Some calls (dropout in evaluation, `contiguous`) do nothing at times; their node and that
+        of their argument must stay apart.
+        """
+        if (
+            isinstance(result, Tensor)
+            and any(result is tensor for tensor in tensors)
+            and not any(result is tensor for tensor in changed)
+        ):
+            return torch.ops.aten.alias.default(result)
+        return result
+
+    def _mutated(self, node: fx.Node, changed: list[Tensor]) -> tuple[str, ...]:
+        names: dict[str, None] = {}
+        for tensor in changed:
+            storage = _storage(tensor)
+            if storage is None:
+                continue
+            self.recording.mutated[storage] = None
+            if id(tensor) in self._state_names:
+                self._tensor(tensor)
+            for other in self.recording.storages.get(storage, ()):
+                names[other.name] = None
+            self.recording.storages.setdefault(storage, []).append(node)
+        return tuple(name for name in names if name != node.name)
+
+    # Sizes.
+
+    def _shape(self, tensor: Tensor) -> torch.Size:
+        shape = tensor.shape
+        twin = self._twins.get(id(tensor))
+        if twin is None or twin is tensor or twin.shape == shape:
+            return shape
+        node = self.node_of[id(tensor)]
+        return torch.Size(
+            [
+                self.symbols.size(size, other, Read(node, dimension))
+                for dimension, (size, other) in enumerate(zip(shape, twin.shape, strict=True))
+            ]
+        )
+
+    def _twin(self, value: Any) -> Any:
+        """Put twins in the places of tensors."""
+        if isinstance(value, Tensor):
+            return self._twins.get(id(value), value)
+        if isinstance(value, tuple):
+            items = [self._twin(item) for item in value]
+            return type(value)(*items) if hasattr(value, "_fields") else tuple(items)
+        if isinstance(value, list):
+            return [self._twin(item) for item in value]
+        if type(value) is dict:
+            return {key: self._twin(item) for key, item in value.items()}
+        return value
+
+    def _pairs(self, *values: Any) -> list[Any]:
+        """The varying sizes among the arguments of a call, as pairs."""
+        pairs: list[Any] = [
+            pair
+            for tensor in _tensors_in(*values)
+            for pair in zip(tensor.shape, self._twin(tensor).shape, strict=False)
+            if pair[0] != pair[1]
+        ]
+        return pairs
+
+    def _number(self, number: Any) -> Any:
+        return self.symbols.node_of(number, self._make_number)
+
+    def _make_number(self, op: str, target: Any, args: tuple[Any, ...]) -> fx.Node:
+        node = self._add(op, target, args, {})
+        self._describe(node, None)
+        return node
+
+    # Module calls.
+
+    def _call_module(self, module: nn.Module, path: str, /, *args: Any, **kwargs: Any) -> Any:
+        if not self._on:
+            return module._call_impl(*args, **kwargs)
+        hooks = saved_tensor_hooks()
+        if path and self.frames and is_checkpoint(hooks) and hooks != self.frames[-1].hooks:
+            self.recording.checkpointed[path] = None
+            return self._call_leaf(module, path, args, kwargs, checkpointed=True)
+        if path and (path in self.opaque or is_leaf(module)):
+            return self._call_leaf(module, path, args, kwargs)
+        frame = Frame(path, module, 0, hooks)
+        with torch._C.DisableTorchFunction():
+            try:
+                frame.args = self.express(args)
+                frame.kwargs = self.express(kwargs)
+            except InexpressibleError:
+                frame.expressible = False
+        self.frames.append(frame)
+        self.recording.calls.append(frame)
+        frame.start = len(self.recording.sequence)
+        try:
+            with self.symbols.scope():
+                result = module._call_impl(*args, **kwargs)
+        except BaseException:
+            self._failed(path)
+            raise
+        finally:
+            self.frames.pop()
+            frame.stop = len(self.recording.sequence)
+        with torch._C.DisableTorchFunction():
+            try:
+                frame.result = self.express(dict(result) if isinstance(result, dict) else result)
+            except InexpressibleError:
+                frame.expressible = False
+        return result
+
+    def _failed(self, path: str) -> None:
+        if self.recording.failed_at is None:
+            self.recording.failed_at = path
+            self.recording.failed_whole = self._callable_whole()
+
+    def _callable_whole(self) -> str:
+        """The innermost module of the running calls whose arguments a graph can hold."""
+        for frame in reversed(self.frames):
+            if frame.expressible:
+                return frame.path
+        return ""
+
+    def _call_leaf(
+        self,
+        module: nn.Module,
+        path: str,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        *,
+        checkpointed: bool = False,
+    ) -> Any:
+        opaque = checkpointed or path in self.opaque
+
+        def call(args: Any, kwargs: Any) -> Any:
+            if not opaque:
+                return module._call_impl(*args, **kwargs)
+            with torch._C._EnableTorchFunction():
+                return module._call_impl(*args, **kwargs)
+
+        self._on, self._tolerant = False, opaque
+        try:
+            with torch._C.DisableTorchFunction():
+                return self._leaf(module, path, call, args, kwargs, checkpointed)
+        except BaseException:
+            self._failed(path)
+            raise
+        finally:
+            self._on, self._tolerant = True, False
+
+    def _leaf(
+        self,
+        module: nn.Module,
+        path: str,
+        call: Callable[[Any, Any], Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        checkpointed: bool,
+    ) -> Any:
+        try:
+            node_args, node_kwargs = self.express(args), self.express(kwargs)
+        except InexpressibleError as error:
+            raise OpaqueNeededError(self._callable_whole(), f"{error} of {path}") from None
+        state = _state_within(module, self._state_names)
+        versions = [_version(tensor) for tensor, _, _ in state]
+        result, twin, changed = self._both(call, args, kwargs)
+        tensors = _tensors_in(args, kwargs)
+        result, twin = self._bounded(result, twin, tensors)
+        result = self._fresh(result, tensors, changed)
+        node = self._add("call_module", path, node_args, node_kwargs)
+        self.recording.leaf_state[node] = {inner: name for _, inner, name in state}
+        for tensor, _, name in state:
+            self.recording.leaf_specs[name] = self.spec(tensor)
+        self.recording.leaf_mutates[node] = [
+            name
+            for (tensor, _, name), version in zip(state, versions, strict=True)
+            if _version(tensor) != version
+        ]
+        mutates = self._mutated(node, changed)
+        self._describe(node, result, path=path, mutates=mutates, checkpointed=checkpointed)
+        return self._track(result, twin, node)
+
+    # Nodes.
+
+    def _add(self, op: str, target: Any, args: Any, kwargs: Any) -> fx.Node:
+        name = target.replace(".", "_") if op in ("call_module", "get_attr") else None
+        return self.recording.graph.create_node(op, target, tuple(args), dict(kwargs), name)
+
+    def _describe(
+        self,
+        node: fx.Node,
+        result: Any,
+        *,
+        path: str | None = None,
+        mutates: tuple[str, ...] = (),
+        creates: bool = False,
+        state: tuple[str, ...] = (),
+        checkpointed: bool = False,
+    ) -> None:
+        region = self.regions[-1] if self.regions else None
+        self.recording.infos[node] = NodeInfo(
+            module_path=self._path() if path is None else path,
+            value=self.spec(result),
+            state=state,
+            mutates=mutates,
+            creates=creates,
+            grad_enabled=torch.is_grad_enabled(),
+            autocast=region,
+            checkpointed=checkpointed,
+            line=user_line() if node.op != "placeholder" else "",
+        )
+        self.recording.sequence.append(node)
+        maker = self.frames[-1].module if self.frames else self.model
+        self.recording.flags[node] = (self._path(), maker.training)
+
+    def _track(self, result: Any, twin: Any, node: fx.Node) -> Any:
+        """Remember that a node made a result.
+
+        Returns:
+            The result to give to the model: numbers that vary know their node.
+        """
+        if isinstance(result, Tensor):
+            self.node_of[id(result)] = node
+            self._twins[id(result)] = twin
+            self._keep.append(result)
+            storage = _storage(result)
+            if storage is not None:
+                nodes = self.recording.storages.setdefault(storage, [])
+                if node not in nodes:
+                    nodes.append(node)
+            return result
+        if isinstance(result, SYMBOLIC):
+            return self.symbols.result(1, 1, node, data=True)
+        if isinstance(result, (int, float)) and not isinstance(result, bool):
+            return self.symbols.result(result, twin, node)
+        if isinstance(result, (list, tuple)):
+            items = [
+                self._track_item(*pair, node, index)
+                for index, pair in enumerate(zip(result, twin, strict=True))
+            ]
+            if all(mine is item for mine, item in zip(items, result, strict=True)):
+                return result
+            return items if isinstance(result, list) else tuple(items)
+        if isinstance(result, dict):
+            for key, item in result.items():
+                self._track_item(item, twin[key], node, key)
+        return result
+
+    def _track_item(self, item: Any, twin: Any, node: fx.Node, key: Any) -> Any:
+        varies = isinstance(item, (int, float)) and item != twin
+        if not varies and not isinstance(item, (Tensor, list, tuple, dict, *SYMBOLIC)):
+            return item
+        taken = self.recording.graph.call_function(operator.getitem, (node, key))
+        self._describe(taken, item, path=self.recording.infos[node].module_path)
+        return self._track(item, twin, taken)
+
+    def _tensor(self, tensor: Tensor) -> fx.Node:
+        """The node that stands for a tensor."""
+        node = self.node_of.get(id(tensor))
+        if node is not None:
+            return node
+        name = self._state_names.get(id(tensor))
+        if name is None:
+            if isinstance(tensor, FakeTensor):
+                raise InexpressibleError("a tensor that no recorded call made")
+            name = self._constant_name(tensor)
+        return self._get_attr(tensor, name)
+
+    def _get_attr(self, tensor: Tensor, name: str) -> fx.Node:
+        node = self._add("get_attr", name, (), {})
+        self._describe(node, tensor, state=(name,))
+        self._track(tensor, tensor, node)
+        self.recording.state_nodes[name] = node
+        return node
+
+    def _constant_name(self, tensor: Tensor) -> str:
+        name = f"_constant_{len(self.recording.constants)}"
+        self.recording.constants[name] = tensor
+        return name
+
+    def _constant(self, fake: Tensor, func: Any, args: Any, kwargs: Any) -> None:
+        """Keep what a call made out of values that a graph cannot hold, such as an array."""
+        with unset_fake_temporarily():
+            real = func(*args, **kwargs)
+        self._get_attr(fake, self._constant_name(real))
+
+    def _refuse(self, function: type) -> None:
+        """Ask for a leaf where a custom autograd function runs: its backward cannot be recorded."""
+        if self._on:
+            name = f"{function.__module__}.{function.__qualname__}"
+            reason = f"it applies the autograd function {name}"
+            raise OpaqueNeededError(self._callable_whole(), reason)
+
+    def _path(self) -> str:
+        return self.frames[-1].path if self.frames else ""
+
+    def _note_device(self, use: DeviceUse | None) -> None:
+        if use is DeviceUse.LITERAL:
+            for frame in self.frames:
+                frame.literal_device = True
+
+    def _check_region(self) -> None:
+        """Ask for a leaf where the model's own code changes what autograd saves (checkpointing)."""
+        hooks = saved_tensor_hooks()
+        if hooks is None:
+            return
+        for frame in reversed(self.frames):
+            if frame.hooks != hooks:
+                if frame.path and 2 * _numel(frame.module) <= _numel(self.model):
+                    raise OpaqueNeededError(frame.path, "it checkpoints activations")
+                return
+
+
+# What a module that decides by its data is told, while it runs on tensors without any.
+_TRUTHS: dict[Any, Any] = {
+    Tensor.__bool__: True,
+    Tensor.item: 1,
+    Tensor.__int__: 1,
+    Tensor.__index__: 1,
+    Tensor.__float__: 1.0,
+}
+
+
+def _numel(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def _tensors_in(*values: Any) -> list[Tensor]:
+    found: list[Tensor] = []
+    for value in values:
+        if isinstance(value, Tensor):
+            if not any(value is other for other in found):
+                found.append(value)
+        elif isinstance(value, (tuple, list)):
+            found.extend(_tensors_in(*value))
+        elif isinstance(value, dict):
+            found.extend(_tensors_in(*value.values()))
+    return found
+
+
+def _version(tensor: Tensor) -> int | None:
+    return None if tensor.is_inference() else tensor._version
+
+
+def _compare(first: Any, second: Any) -> None:
+    """Raise a `ValueError` where two results differ in more than sizes."""
+    if isinstance(first, (list, tuple)):
+        if len(first) != len(second):
+            raise ValueError("another number of results")
+        for one, other in zip(first, second, strict=True):
+            _compare(one, other)
+    elif isinstance(first, (bool, str)) and first != second:
+        raise ValueError("another answer")
+
+
+def _lessened(size: int, twin: int, blamed: Sequence[Group], groups: Groups) -> int:
+    behind = groups.behind(size, twin)
+    ratio = Fraction(1)
+    for group in blamed:
+        if group in behind:
+            ratio *= group.factor
+    return int(twin / ratio)
+
+
+def _resized(tensor: Tensor, size: int) -> Tensor:
+    """A tensor like a fake one, with `size` in the places of sizes that depend on data."""
+    shape = [each if isinstance(each, int) else size for each in tensor.shape]
+    made = torch.empty(shape, dtype=tensor.dtype, device="cpu")
+    return made.requires_grad_(tensor.requires_grad)
+
+
+def _storage(tensor: Tensor) -> int | None:
+    try:
+        return tensor.untyped_storage()._cdata
+    except (NotImplementedError, RuntimeError):
+        return None
+
+
+def _state_within(module: nn.Module, names: Mapping[int, str]) -> list[tuple[Tensor, str, str]]:
+    """Each tensor that a leaf holds, with its name in the leaf and its canonical name."""
+    return [
+        (held.tensor, held.names[0], names[id(held.tensor)])
+        for held in named_tensors(module)
+        if id(held.tensor) in names
+    ]
+
+
+def _is_literal_move(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether a call that only moves a tensor names the device itself."""
+    devices = [value for value in (*args[1:], *kwargs.values()) if isinstance(value, torch.device)]
+    return not devices or any(use_of(device) is DeviceUse.LITERAL for device in devices)

@@ -1,0 +1,177 @@
+"""Placements of one model side by side, under one cost model and one rehearsal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from torch import nn
+
+from cost_models import CostModel, RooflineCostModel
+from partitioner.capture import Captured, capture
+from partitioner.dry_run import dry_run
+from partitioner.errors import PlanError
+from partitioner.graph import annotate, optimizer_factory
+from partitioner.placement import (
+    PlanDocument,
+    bottleneck_seconds,
+    infer_placement,
+    objective_value,
+    step_seconds,
+    transfers,
+)
+from partitioner.report import ComparisonRow
+from partitioner.spec import Cluster, Device, Link, device_name, hint
+from partitioner.virtual import suspended, virtual_gpus
+
+Placement = Mapping[str, str]
+
+
+def compare(
+    model: nn.Module,
+    candidates: Mapping[str, PlanDocument | Mapping[str, str]],
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    cluster: Cluster,
+    *,
+    objective: str = "latency",
+    training: bool = True,
+    optimizer: Any = None,
+    cost_model: CostModel | None = None,
+) -> list[ComparisonRow]:
+    """What each placement of `model` costs on `cluster`.
+
+    Args:
+        model: that all candidates place; never modified.
+        candidates: by name, a plan, or the devices of a hand-split model's state (see
+            `state_devices`), from which the placement of every node is inferred.
+        args: of the example call.
+        kwargs: likewise.
+        cluster: whose devices, links and limits count for all.
+        objective: by which the candidates are judged.
+        training: whether a step has a backward.
+        optimizer: as for `partitioner.plan`; its state counts in training.
+        cost_model: `None` is a `RooflineCostModel`.
+
+    Raises:
+        PlanError: a plan is for another model or other devices, or a hand-split model has other
+            state.
+    """
+    make_optimizer = optimizer_factory(optimizer) if training and optimizer else None
+    with suspended():
+        captured = capture(model, args, dict(kwargs), training=training)
+        graph = annotate(
+            captured,
+            model,
+            cluster,
+            cost_model or RooflineCostModel(),
+            training=training,
+            optimizer=make_optimizer,
+        )
+        rows = []
+        for name, candidate in candidates.items():
+            placement = _placement(name, candidate, captured, cluster)
+            measured = dry_run(model, captured, placement, cluster, make_optimizer=make_optimizer)
+            peaks = {device: use.peak for device, use in measured.items()}
+            rows.append(
+                ComparisonRow(
+                    name=name,
+                    objective=_judged(objective, graph, cluster, placement, peaks),
+                    step_seconds=step_seconds(graph, placement, cluster),
+                    bottleneck_seconds=bottleneck_seconds(graph, placement, cluster),
+                    peak_nbytes=peaks,
+                    moved_nbytes=sum(t.nbytes for t in transfers(graph, placement, cluster)),
+                    fits=all(
+                        device.memory is None or peaks[device.name] <= int(device.memory)
+                        for device in cluster.devices
+                    ),
+                )
+            )
+    return rows
+
+
+def state_devices(build: Callable[[], nn.Module], cluster: Cluster) -> dict[str, str]:
+    """Where a hand-split model puts its parameters and buffers, by name.
+
+    It is built on virtual GPUs that are named as those of `cluster`, without limits.
+    """
+    with virtual_gpus(cluster.without_limits()):
+        model = build()
+        state = (
+            *model.named_parameters(remove_duplicate=False),
+            *model.named_buffers(remove_duplicate=False),
+        )
+        return {name: device_name(tensor.device) for name, tensor in state}
+
+
+def planned_cluster(document: PlanDocument) -> Cluster:
+    """The cluster for which a plan was made."""
+    return Cluster(
+        tuple(
+            Device(
+                record.name,
+                kind=record.kind,
+                memory=record.memory,
+                flops_per_second=record.flops_per_second,
+                memory_bandwidth=record.memory_bandwidth,
+            )
+            for record in document.cluster.devices
+        ),
+        tuple(
+            Link(record.between, record.bandwidth, record.latency)
+            for record in document.cluster.links
+        ),
+    )
+
+
+def _judged(
+    objective: str, graph: Any, cluster: Cluster, placement: Placement, peaks: Mapping[str, int]
+) -> float:
+    """The objective, with rehearsed peaks where memory is judged."""
+    if objective != "memory":
+        return objective_value(graph, cluster, placement, objective)
+    return max(
+        (
+            peaks[device.name] / int(device.memory)
+            for device in cluster.devices
+            if device.memory is not None
+        ),
+        default=0.0,
+    )
+
+
+def _placement(
+    name: str,
+    candidate: PlanDocument | Mapping[str, str],
+    captured: Captured,
+    cluster: Cluster,
+) -> dict[str, str]:
+    """The device of every node."""
+    if isinstance(candidate, PlanDocument):
+        placement = dict(candidate.placement)
+        _check_same(name, "node", placement, captured.nodes)
+    else:
+        known = {n: state for state in captured.state.values() for n in state.names}
+        named = {n for n, state in known.items() if state.role != "constant"}
+        _check_same(name, "parameter or buffer", candidate, sorted(named))
+        placement = infer_placement(captured, candidate)
+    for node, device in placement.items():
+        if device not in cluster.names:
+            raise PlanError(
+                f"'{name}' puts '{node}' on '{device}', which is not among the devices; "
+                f"{hint(device, cluster.names)}"
+            )
+    return placement
+
+
+def _check_same(name: str, what: str, given: Iterable[str], known: Iterable[str]) -> None:
+    theirs, ours = list(given), list(known)
+    more = [each for each in theirs if each not in set(ours)]
+    missing = [each for each in ours if each not in set(theirs)]
+    if more:
+        raise PlanError(
+            f"'{name}' places the {what} '{more[0]}', which the model does not have; "
+            f"{hint(more[0], missing or ours)}"
+        )
+    if missing:
+        raise PlanError(f"'{name}' does not place the {what} '{missing[0]}' of the model")

@@ -1,0 +1,268 @@
+"""The whole compiler: one call per arrow.
+
+::
+
+    model, inputs ─capture─► Captured ─annotate─► CostGraph ─formulate─► Problem ─solve─► Solution
+                                                                     ▲                      │
+                                                     tighter limits  └──── dry run ◄────────┤
+                                                                                            ▼
+                                                            PlacedModule ◄─place─ Plan ◄─build_plan
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from cost_models import CostModel, RooflineCostModel
+from partitioner.capture import Captured, capture, example_call
+from partitioner.dry_run import MeasuredMemory, dry_run
+from partitioner.emit import PlacedModule, place
+from partitioner.errors import InfeasibleError, SpecError
+from partitioner.graph import CostGraph, annotate, optimizer_factory
+from partitioner.placement import build_plan
+from partitioner.plan import Plan
+from partitioner.solve import Problem, Solution, Status, formulate, solve
+from partitioner.spec import MODES, OBJECTIVES, Cluster, Constraint, Device, check_name
+from partitioner.virtual import suspended
+
+Devices = str | os.PathLike[str] | torch.device | Device | Cluster | Sequence[Any]
+Memory = int | str | Mapping[str, int | str] | None
+Optimizer = str | type[torch.optim.Optimizer] | Callable[..., torch.optim.Optimizer] | None
+Progress = Callable[[str], None]
+
+DRY_RUNS = 8
+"""How often a placement that the dry run finds too large is planned anew with tighter limits."""
+
+
+def plan(
+    model: nn.Module,
+    devices: Devices,
+    example_inputs: Any = None,
+    *,
+    example_kwargs: Mapping[str, Any] | None = None,
+    mode: str | None = None,
+    optimizer: Optimizer = None,
+    objective: str = "latency",
+    constraints: Sequence[Constraint] = (),
+    cost_model: CostModel | None = None,
+    memory: Memory = None,
+    micro_batches: int = 1,
+    time_limit: float | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Plan:
+    """Find the best placement of `model` on `devices`, from shapes alone.
+
+    Args:
+        model: any module; never modified. Its parameters may be on `meta`.
+        devices: device names, `Device`s, a `Cluster`, the path of a cluster file, or a shorthand
+            such as `"2x16GiB"`.
+        example_inputs: a tensor, a tuple, or a dict of keyword arguments; `None` uses what the
+            model offers or what its first layer fixes.
+        example_kwargs: further keyword arguments.
+        mode: `"train"` or `"inference"`; `None` is `"train"` when `model.training`.
+        optimizer: a name, a class or a callable `params -> optimizer`; its state's bytes count.
+        objective: `"latency"`, `"throughput"` or `"memory"`.
+        constraints: `Pin`, `Colocate`, `Separate`, `Contiguous`.
+        cost_model: prices operators; `None` is a `RooflineCostModel`.
+        memory: limit of every device, or by device name, where the devices do not tell.
+        micro_batches: 1; pipelines of micro-batches are not planned yet.
+        time_limit: seconds for the solver; `None` lets it work until a fixed amount of effort.
+        seed: of the solver's randomised parts.
+        progress: called with a line of text at each step.
+
+    Raises:
+        CaptureError: the model cannot be recorded, or the inputs do not fit it.
+        SpecError: devices, constraints or options make no sense.
+        InfeasibleError: nothing fits, and by how much.
+        TimeLimitError: the time limit passed before any plan was found.
+    """
+    return _compile(
+        model,
+        devices,
+        example_inputs,
+        example_kwargs=example_kwargs,
+        mode=mode,
+        optimizer=optimizer,
+        objective=objective,
+        constraints=constraints,
+        cost_model=cost_model,
+        memory=memory,
+        micro_batches=micro_batches,
+        time_limit=time_limit,
+        seed=seed,
+        progress=progress,
+    )[0]
+
+
+def partition(
+    model: nn.Module,
+    devices: Devices,
+    example_inputs: Any = None,
+    *,
+    example_kwargs: Mapping[str, Any] | None = None,
+    mode: str | None = None,
+    optimizer: Optimizer = None,
+    objective: str = "latency",
+    constraints: Sequence[Constraint] = (),
+    cost_model: CostModel | None = None,
+    memory: Memory = None,
+    micro_batches: int = 1,
+    time_limit: float | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> PlacedModule:
+    """`plan` the model and place it: same signature, `state_dict`, outputs and gradients.
+
+    The original is not modified; each parameter is copied straight to its device. Arguments and
+    errors are those of `plan`; the plan is the result's `.plan`.
+    """
+    the_plan, captured = _compile(
+        model,
+        devices,
+        example_inputs,
+        example_kwargs=example_kwargs,
+        mode=mode,
+        optimizer=optimizer,
+        objective=objective,
+        constraints=constraints,
+        cost_model=cost_model,
+        memory=memory,
+        micro_batches=micro_batches,
+        time_limit=time_limit,
+        seed=seed,
+        progress=progress,
+    )
+    return place(model, captured, the_plan.placement, plan=the_plan)
+
+
+def _compile(
+    model: nn.Module,
+    devices: Devices,
+    example_inputs: Any,
+    *,
+    example_kwargs: Mapping[str, Any] | None,
+    mode: str | None,
+    optimizer: Optimizer,
+    objective: str,
+    constraints: Sequence[Constraint],
+    cost_model: CostModel | None,
+    memory: Memory,
+    micro_batches: int,
+    time_limit: float | None,
+    seed: int,
+    progress: Progress | None,
+) -> tuple[Plan, Captured]:
+    if not isinstance(model, nn.Module):
+        raise SpecError(f"the model must be an nn.Module, not {type(model).__name__}")
+    check_name("objective", objective, OBJECTIVES)
+    mode = mode if mode is not None else ("train" if model.training else "inference")
+    check_name("mode", mode, MODES)
+    if micro_batches != 1:
+        raise SpecError(f"micro_batches={micro_batches}: only 1 can be planned so far")
+    training = mode == "train"
+    make_optimizer = optimizer_factory(optimizer) if training else None
+    cluster = Cluster.of(devices, memory)
+    say = progress or (lambda line: None)
+    with suspended():
+        say("recording the model")
+        args, kwargs = example_call(model, example_inputs, example_kwargs)
+        captured = capture(model, args, kwargs, training=training)
+        say(f"pricing {len(captured.nodes)} nodes on {len(cluster.devices)} devices")
+        graph = annotate(
+            captured,
+            model,
+            cluster,
+            cost_model or RooflineCostModel(),
+            training=training,
+            optimizer=make_optimizer,
+        )
+        problem = formulate(graph, cluster, objective, constraints)
+        solution, measured = _solve_and_rehearse(
+            model, captured, graph, cluster, problem, make_optimizer, time_limit, seed, say
+        )
+    return (
+        build_plan(
+            captured,
+            graph,
+            cluster,
+            solution,
+            objective=objective,
+            mode=mode,
+            optimizer=_optimizer_name(optimizer) if training else None,
+            constraints=constraints,
+            measured=measured,
+            document_type=Plan,
+        ),
+        captured,
+    )
+
+
+def _solve_and_rehearse(
+    model: nn.Module,
+    captured: Captured,
+    graph: CostGraph,
+    cluster: Cluster,
+    problem: Problem,
+    make_optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer] | None,
+    time_limit: float | None,
+    seed: int,
+    say: Progress,
+) -> tuple[Solution, dict[str, MeasuredMemory]]:
+    """Solve under linear memory rows, then let the dry run judge; tighten and repeat.
+
+    The rows predict a device's peak within some percent. Where the dry run finds more than the
+    limit, that device's limit shrinks by the excess. The bound of the first solve, under the true
+    limits, stays the bound of the plan.
+    """
+    limits = {device.name: device.memory for device in cluster.devices}
+    bound: float | None = None
+    for _ in range(DRY_RUNS):
+        say("solving")
+        solution = solve(problem, time_limit=time_limit, seed=seed, progress=say)
+        bound = solution.bound if bound is None else bound
+        say("rehearsing on fake tensors")
+        measured = dry_run(
+            model, captured, solution.assignment, cluster, make_optimizer=make_optimizer
+        )
+        excess = {
+            name: measured[name].peak - limit
+            for name, limit in limits.items()
+            if isinstance(limit, int) and measured[name].peak > limit
+        }
+        if not excess:
+            return _with_bound(solution, bound), measured
+        problem = _tightened(problem, excess)
+    raise InfeasibleError(
+        f"no placement was found whose rehearsed peak stays within the limits in {DRY_RUNS} "
+        "rounds; the last one passes them by "
+        + ", ".join(f"{nbytes} bytes on '{name}'" for name, nbytes in excess.items()),
+        shortfall=excess,
+    )
+
+
+def _tightened(problem: Problem, excess: Mapping[str, int]) -> Problem:
+    capacities = tuple(
+        capacity - excess.get(name, 0) if capacity is not None else None
+        for name, capacity in zip(problem.devices, problem.capacity_nbytes, strict=True)
+    )
+    return replace(problem, capacity_nbytes=capacities)
+
+
+def _with_bound(solution: Solution, bound: float) -> Solution:
+    """The solution, judged against the bound under the true memory limits."""
+    if bound >= solution.bound:
+        return solution
+    return replace(solution, bound=bound, status=Status.FEASIBLE)
+
+
+def _optimizer_name(optimizer: Optimizer) -> str | None:
+    if optimizer is None or isinstance(optimizer, str):
+        return optimizer
+    return getattr(optimizer, "__qualname__", type(optimizer).__qualname__)

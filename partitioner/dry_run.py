@@ -1,0 +1,129 @@
+"""The dry run: the placed module, run for two steps on fake tensors that know their device.
+
+It costs no memory and gives the very peaks of the real run: what a plan promises is this figure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils import _pytree as pytree
+
+from partitioner.capture import Captured, fake_clone
+from partitioner.emit import place
+from partitioner.graph import training_loss
+from partitioner.spec import Cluster
+from partitioner.virtual import VirtualGpus, virtual_gpus
+
+
+@dataclass(frozen=True, slots=True)
+class MeasuredMemory:
+    """Bytes on one device, as the allocator rounds them.
+
+    Attributes:
+        parameters: with buffers and constants.
+        gradients: when all of them are there.
+        optimizer: its state after a step.
+        activations: what the forward leaves alive for the backward.
+        peak: the most at any moment of two steps.
+    """
+
+    parameters: int
+    gradients: int
+    optimizer: int
+    activations: int
+    peak: int
+
+
+def dry_run(
+    model: nn.Module,
+    captured: Captured,
+    placement: Mapping[str, str],
+    cluster: Cluster,
+    *,
+    make_optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer] | None,
+) -> dict[str, MeasuredMemory]:
+    """Measure what each device of `cluster` holds, by device name.
+
+    In training, two steps of forward, backward and optimizer under the loss of `training_loss`;
+    in inference, one forward without gradients.
+    """
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        fake = fake_clone(model, mode)
+        args, kwargs = pytree.tree_map_only(
+            torch.Tensor, lambda tensor: torch.empty_like(tensor, device="cpu"), captured.example
+        )
+        with virtual_gpus(cluster.without_limits()) as gpus:
+            placed = place(fake, captured, placement)
+            del fake
+            if captured.training:
+                return _training(placed, args, kwargs, gpus, cluster, make_optimizer)
+            return _inference(placed, args, kwargs, gpus, cluster)
+
+
+def _training(
+    placed: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    gpus: VirtualGpus,
+    cluster: Cluster,
+    make_optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer] | None,
+) -> dict[str, MeasuredMemory]:
+    names = [device.name for device in cluster.devices]
+    trainable = [parameter for parameter in placed.parameters() if parameter.requires_grad]
+    optimizer = make_optimizer(trainable) if make_optimizer and trainable else None
+    before = {name: gpus[name].allocated_nbytes for name in names}
+    activations: dict[str, int] = {}
+    for _ in range(2):
+        placed.zero_grad(set_to_none=True)
+        held = {name: gpus[name].allocated_nbytes for name in names}
+        loss = training_loss(placed(*args, **kwargs))
+        activations = {name: gpus[name].allocated_nbytes - held[name] for name in names}
+        loss.backward()  # type: ignore[no-untyped-call]
+        del loss
+        if optimizer is not None:
+            optimizer.step()
+    gradients = [p.grad for p in trainable if p.grad is not None]
+    state = [
+        value
+        for entry in (optimizer.state.values() if optimizer is not None else ())
+        for value in pytree.tree_leaves(entry)
+        if isinstance(value, torch.Tensor)
+    ]
+    return {
+        name: MeasuredMemory(
+            parameters=before[name],
+            gradients=gpus[name].live_nbytes_of(gradients),
+            optimizer=gpus[name].live_nbytes_of(state),
+            activations=activations[name],
+            peak=gpus[name].peak_nbytes,
+        )
+        for name in names
+    }
+
+
+def _inference(
+    placed: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    gpus: VirtualGpus,
+    cluster: Cluster,
+) -> dict[str, MeasuredMemory]:
+    before = {device.name: gpus[device.name].allocated_nbytes for device in cluster.devices}
+    with torch.no_grad():
+        placed(*args, **kwargs)
+    return {
+        name: MeasuredMemory(
+            parameters=held,
+            gradients=0,
+            optimizer=0,
+            activations=gpus[name].peak_nbytes - held,
+            peak=gpus[name].peak_nbytes,
+        )
+        for name, held in before.items()
+    }

@@ -1,0 +1,237 @@
+"""The placed `forward`: its text, the objects that the text names, and its graphs."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, fx, nn
+from torch.utils import _pytree as pytree
+
+from partitioner.capture.captured import Captured
+from partitioner.emit.fold import fold, one_device
+from partitioner.emit.graphs import PlacedGraph, nodes_in, placed_graph
+from partitioner.emit.interface import Check, Interface, by_argument, interface
+from partitioner.emit.moves import insert_moves
+from partitioner.emit.spelling import Spelling, is_identifier, wrapped
+from partitioner.emit.writer import RESERVED, Writer
+from partitioner.errors import PlanError
+
+INDENT = "    "
+WIDTH = 100
+
+
+@dataclass(frozen=True)
+class Mode:
+    """What `forward` does in one of the modes, train or eval.
+
+    Attributes:
+        graph: the computation, with its moves.
+        output_devices: names of the devices of the output's tensors, in order.
+    """
+
+    graph: fx.Graph
+    output_devices: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Forward:
+    """A `forward` to be compiled.
+
+    Attributes:
+        code: `def forward(self, ...): ...`.
+        imports: the lines that give the code `torch`, `F` and the like.
+        objects: what the code's other names stand for.
+        modes: by `module.training`; one entry serves both where they are the same.
+    """
+
+    code: str
+    imports: tuple[str, ...]
+    objects: Mapping[str, Any]
+    modes: Mapping[bool, Mode]
+
+    def mode(self, training: bool) -> Mode:
+        """The mode that is on."""
+        return self.modes.get(training) or next(iter(self.modes.values()))
+
+
+class Objects:
+    """Names for objects that the code cannot spell: classes, configurations, functions."""
+
+    def __init__(self) -> None:
+        self.by_name: dict[str, Any] = {}
+        self._names: dict[Any, str] = {}
+
+    def bind(self, value: Any) -> str:
+        """The name that stands for `value` in the code."""
+        key = value if isinstance(value, Requirement) else id(value)
+        if key not in self._names:
+            wish = _name_of(value)
+            name, number = wish, 0
+            while name in self.by_name or name in RESERVED:
+                number += 1
+                name = f"{wish}_{number}"
+            self.by_name[name], self._names[key] = value, name
+        return self._names[key]
+
+
+def _name_of(value: Any) -> str:
+    if isinstance(value, Requirement):
+        return "require"
+    name = getattr(value, "__name__", type(value).__name__.lower())
+    name = re.sub(r"\W", "_", name).strip("_")
+    return name if is_identifier(name) else "constant"
+
+
+def write_forward(
+    model: nn.Module,
+    recordings: Mapping[bool, Captured],
+    placements: Mapping[bool, Mapping[str, str]],
+) -> Forward:
+    """Write the `forward` of `model` under placements, one for each recorded mode."""
+    objects = Objects()
+    spelling = Spelling(objects.bind, model)
+    modes: dict[bool, Mode] = {}
+    checks: dict[bool, list[str]] = {}
+    bodies: dict[bool, list[str]] = {}
+    header = ""
+    for training, captured in recordings.items():
+        spelling.renamed = {name: constant_name(name, captured) for name in captured.constants}
+        placed = placed_graph(captured, placements[training])
+        moved = insert_moves(fold(placed, captured.calls))
+        modes[training] = Mode(moved.graph, _output_devices(moved))
+        face = interface(captured.input_spec, captured.conditions, spelling, strict=True)
+        header = face.header
+        checks[training], bodies[training] = _body(model, captured, placed, moved, face, spelling)
+    lines = wrapped(f"def forward({header}):", 0, WIDTH)
+    lines += [_indented(line, 1) for line in by_mode(checks, bodies)]
+    code = "\n".join(lines) + "\n"
+    return Forward(code, tuple(sorted(spelling.imports)), objects.by_name, modes)
+
+
+def by_mode(checks: Mapping[bool, list[str]], bodies: Mapping[bool, list[str]]) -> list[str]:
+    """What serves train and eval once, and the rest for each."""
+    common = _common(checks)
+    if common is None:
+        bodies = {training: [*checks[training], *body] for training, body in bodies.items()}
+    body = _common(bodies)
+    if body is None:
+        body = ["if self.training:", *(_indented(line, 1) for line in bodies[True])]
+        body += bodies[False]
+    return [*(common or []), *body]
+
+
+def _common(lines: Mapping[bool, list[str]]) -> list[str] | None:
+    first = next(iter(lines.values()))
+    return first if all(other == first for other in lines.values()) else None
+
+
+def constant_name(target: str, captured: Captured) -> str:
+    """The attribute that holds a tensor that belongs to no module; each mode has its own."""
+    return f"{target}_{'train' if captured.training else 'eval'}"
+
+
+def _body(
+    model: nn.Module,
+    captured: Captured,
+    placed: PlacedGraph,
+    moved: PlacedGraph,
+    face: Interface,
+    spelling: Spelling,
+) -> tuple[list[str], list[str]]:
+    """The lines that check a call, and those that compute."""
+    device = one_device(placed)
+    if device is not None and _calls_original(model, captured):
+        return [], _call_of_original(model, captured, device, spelling)
+    lines = _checks(face.checks, spelling)
+    if captured.other_mode_error:
+        mode = "train" if captured.training else "eval"
+        lines += wrapped(
+            f"{spelling.function(require_mode)}(self, {mode!r}, {captured.other_mode_error!r})", 0
+        )
+    writer = Writer(moved, spelling, face.inputs, face.arguments, captured.output_spec)
+    return lines, writer.body()
+
+
+def _calls_original(model: nn.Module, captured: Captured) -> bool:
+    """Whether the original's own `forward` follows the device of its inputs."""
+    whole = any(call.path == "" and call.foldable for call in captured.calls)
+    return whole and "forward" not in vars(model) and not isinstance(model, fx.GraphModule)
+
+
+def _call_of_original(
+    model: nn.Module, captured: Captured, device: str, spelling: Spelling
+) -> list[str]:
+    here = spelling.function(arrived)
+    parts = ["self"]
+    for parameter in captured.signature.parameters.values():
+        text = f"{here}({parameter.name}, {device!r})"
+        match parameter.kind:
+            case parameter.VAR_POSITIONAL:
+                parts.append(f"*{text}")
+            case parameter.VAR_KEYWORD:
+                parts.append(f"**{text}")
+            case parameter.KEYWORD_ONLY:
+                parts.append(f"{parameter.name}={text}")
+            case _:
+                parts.append(text)
+    original = spelling.function(type(model))
+    return wrapped(f"return {original}.forward({', '.join(parts)})", 0, WIDTH - 12)
+
+
+def arrived(value: Any, device: str) -> Any:
+    """An argument with all its tensors on `device`."""
+    if isinstance(value, Tensor):
+        return value.to(device)
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    return pytree.tree_map_only(Tensor, lambda tensor: tensor.to(device), value)
+
+
+@dataclass(frozen=True)
+class Requirement:
+    """Says which arguments differ from the recorded call, if some do.
+
+    Attributes:
+        texts: argument names, each with what must hold.
+    """
+
+    texts: tuple[tuple[str, str], ...]
+
+    def __call__(self, **holds: bool) -> None:
+        """Raise a `PlanError` unless everything holds."""
+        if not all(holds.values()):
+            wrong = [f"'{name}' (needed: {text})" for name, text in self.texts if not holds[name]]
+            raise PlanError(
+                f"the call differs from the one that was recorded in {', '.join(wrong)}; plan "
+                "again with such a call as example_inputs and example_kwargs"
+            )
+
+
+def _checks(checks: Sequence[Check], spelling: Spelling) -> list[str]:
+    texts = by_argument(checks)
+    if not texts:
+        return []
+    require = spelling.function(Requirement(tuple(texts.items())))
+    return wrapped(f"{require}({', '.join(f'{n}={t}' for n, t in texts.items())})", 0, WIDTH - 12)
+
+
+def require_mode(module: nn.Module, mode: str, reason: str) -> None:
+    """Refuse a mode that could not be recorded."""
+    if module.training != (mode == "train"):
+        raise PlanError(
+            f"this placement was made in {mode} mode and serves only that one, since the other "
+            f"could not be recorded: {reason}; call .{mode}() first, or plan in the other mode"
+        )
+
+
+def _indented(line: str, levels: int) -> str:
+    return INDENT * levels + line if line else line
+
+
+def _output_devices(moved: PlacedGraph) -> tuple[str, ...]:
+    output = next(iter(reversed(moved.graph.nodes)))
+    names = [node.name for node in nodes_in(output.args)]
+    return tuple(moved.devices[name] for name in names if name in moved.devices)

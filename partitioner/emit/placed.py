@@ -1,0 +1,190 @@
+"""`place`: a copy of the model whose parts live and run where a placement says.
+
+The copy is made by one pass over the original's tensors, each copied straight to its device. Its
+class is derived from the original's, so that methods, hooks, `state_dict` and train/eval stay; only
+`forward` is new.
+"""
+
+from __future__ import annotations
+
+import itertools
+import linecache
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from partitioner.capture.captured import Captured
+from partitioner.capture.clone import clone
+from partitioner.emit.forward import Forward, constant_name, write_forward
+from partitioner.emit.graphs import check_placement, state_devices
+from partitioner.emit.modes import both_modes, placement_of_state
+from partitioner.errors import PlanError
+
+_numbers = itertools.count()
+
+
+@dataclass(frozen=True)
+class Placing:
+    """What the class of a placed module holds.
+
+    Attributes:
+        forward: its text, the objects that the text names, graphs and output devices.
+        plan: the plan that was applied, if any.
+    """
+
+    forward: Forward
+    plan: Any = None
+
+
+class _Own:
+    """An attribute of a placed module that gives way to the original's of the same name."""
+
+    def __init__(self, read: Callable[[Any], Any]) -> None:
+        self.read = read
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    def __get__(self, instance: Any, owner: type) -> Any:
+        if instance is None:
+            return self
+        for held in (instance._parameters, instance._buffers, instance._modules):
+            if self.name in held:
+                return held[self.name]
+        return self.read(instance)
+
+
+class PlacedModule(nn.Module):
+    """A model that is spread over devices.
+
+    It has the original's class among its bases, and so its methods, its `state_dict` keys, its
+    hooks and its train/eval mode. Where the original has an attribute of the same name as one of
+    those below, the original's is kept.
+
+    Attributes:
+        plan: the plan that was applied; `None` for a placement made by hand.
+        code: the text of `forward`, with its `.to(...)` calls.
+        graph: what `forward` computes in the current mode, as a `torch.fx` graph with its moves.
+        output_devices: names of the devices of the output's tensors, in order.
+    """
+
+    _placing: Placing
+    _original: type[nn.Module]
+
+    plan: Any = _Own(lambda module: module._placing.plan)
+    code: str = _Own(lambda module: module._placing.forward.code)  # type: ignore[assignment]
+    graph: fx.Graph = _Own(  # type: ignore[assignment]
+        lambda module: module._placing.forward.mode(module.training).graph
+    )
+    output_devices: tuple[str, ...] = _Own(  # type: ignore[assignment]
+        lambda module: module._placing.forward.mode(module.training).output_devices
+    )
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """Rebuild the class, which has no name to be found by, from the original's."""
+        made: Any = super().__reduce_ex__(protocol)
+        constructor, (_, *rest), *state = made
+        return _rebuilt, (constructor, self._original, self._placing, *rest), *state
+
+
+def place(
+    model: nn.Module, captured: Captured, placement: Mapping[str, str], *, plan: Any = None
+) -> PlacedModule:
+    """Place `model` on devices. The original is not modified.
+
+    Args:
+        model: the recorded model.
+        captured: its recording.
+        placement: device name by node name, for every node but `output`; from a solver or by hand.
+        plan: to be found as the result's `.plan`.
+
+    Raises:
+        PlanError: the placement does not fit the recording, or a parameter has no data.
+    """
+    check_placement(captured, placement)
+    recordings, placements = both_modes(captured, placement)
+    homes = placement_of_state(captured, placement)
+    forward = write_forward(model, recordings, placements)
+    first = next(iter(homes.values()), next(iter(placement.values()), "cpu"))
+
+    def moved(tensor: Tensor, name: str) -> Tensor:
+        return _copied(tensor, name, homes.get(name, first))
+
+    placed = clone(model, moved)
+    vars(placed).pop("forward", None)
+    for training, recording in recordings.items():
+        where = state_devices(
+            recording.constants, recording.nodes, placements[training].__getitem__
+        )
+        for name, tensor in recording.constants.items():
+            vars(placed)[constant_name(name, recording)] = _copied(tensor, name, where[name])
+    placed.__class__ = _placed_class(type(model), Placing(forward, plan))
+    assert isinstance(placed, PlacedModule)
+    return placed
+
+
+def _copied(tensor: Tensor, name: str, device: str) -> Tensor:
+    """A copy of a parameter, buffer or constant, straight on its device."""
+    if tensor.is_meta and torch.device(device).type != "meta":
+        raise PlanError(
+            f"'{name}' has no data: the model is on 'meta'; materialise it first, as by "
+            "`model.to_empty(device='cpu')` and `model.load_state_dict(...)`, and place it then"
+        )
+    with torch.no_grad():
+        data = tensor.detach().to(device, copy=True)
+    if isinstance(tensor, nn.Parameter):
+        made: Tensor = type(tensor)._make_subclass(type(tensor), data, tensor.requires_grad)
+    else:
+        made = data.requires_grad_(tensor.requires_grad)
+    vars(made).update(vars(tensor))
+    return made
+
+
+def _placed_class(original: type[nn.Module], placing: Placing) -> type[PlacedModule]:
+    """The class of one placed model: the original's, with another `forward`."""
+    base: type[nn.Module] = nn.Module if issubclass(original, fx.GraphModule) else original
+    name = f"Placed{original.__name__}"
+    forward = _compiled(placing.forward, name)
+    given = getattr(original, "forward", None)
+    forward.__doc__ = getattr(given, "__doc__", None)
+    own = {
+        attribute: getattr(base, attribute)
+        for attribute in ("plan", "code", "graph", "output_devices")
+        if hasattr(base, attribute)
+    }
+    bases = (PlacedModule,) if base is nn.Module else (PlacedModule, base)
+    space = {
+        **own,
+        "forward": forward,
+        "_placing": placing,
+        "_original": original,
+        "__doc__": original.__doc__,
+        "__module__": original.__module__,
+    }
+    return type(name, bases, space)
+
+
+def _compiled(forward: Forward, name: str) -> Callable[..., Any]:
+    """The function of a text, whose lines tracebacks can show."""
+    filename = f"<placed {name} {next(_numbers)}>"
+    space: dict[str, Any] = {}
+    exec("\n".join(forward.imports), space)
+    space.update(forward.objects)
+    linecache.cache[filename] = (
+        len(forward.code),
+        None,
+        forward.code.splitlines(keepends=True),
+        filename,
+    )
+    exec(compile(forward.code, filename, "exec"), space)
+    function: Callable[..., Any] = space["forward"]
+    return function
+
+
+def _rebuilt(
+    constructor: Callable[..., Any], original: type[nn.Module], placing: Placing, *rest: Any
+) -> Any:
+    return constructor(_placed_class(original, placing), *rest)

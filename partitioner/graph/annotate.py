@@ -1,0 +1,188 @@
+"""`annotate`: a `Captured` and a cost model become a `CostGraph`."""
+
+from __future__ import annotations
+
+import operator as python_operator
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import networkx as nx
+from torch import fx, nn
+
+from cost_models import CostModel, CostModelError, DeviceKind, OperatorCall, is_bandwidth_bound
+from partitioner.capture import Captured, NodeInfo, TensorSpec
+from partitioner.graph.cost_graph import CostGraph, NodeCost, TensorCost
+from partitioner.graph.lifetimes import holdings_of
+from partitioner.graph.optimizer_state import optimizer_factory, optimizer_memory
+from partitioner.graph.rehearsal import rehearse
+from partitioner.graph.trace import NodeTrace
+from partitioner.spec import Cluster
+
+
+def annotate(
+    captured: Captured,
+    model: nn.Module,
+    cluster: Cluster,
+    cost_model: CostModel,
+    *,
+    training: bool,
+    optimizer: object = None,
+) -> CostGraph:
+    """What each node and tensor of the recording costs on each device of `cluster`.
+
+    Args:
+        captured: the recording, in the mode that is planned.
+        model: the recorded model; only shapes are read.
+        cluster: the devices.
+        cost_model: prices operators.
+        training: count the backward, gradients, optimizer and what is saved; else inference
+            under `torch.no_grad()`.
+        optimizer: what `optimizer_factory` accepts; ignored in inference.
+
+    Raises:
+        CostModelError: a node does not run on fake tensors, or an operator has no price.
+        SpecError: the optimizer is unknown or cannot take a step.
+    """
+    model = getattr(model, "_orig_mod", model)
+    make_optimizer = optimizer_factory(optimizer) if training else None
+    rehearsal = rehearse(captured, model, training=training)
+    prices = _Prices(cost_model, {device.name: device.figures() for device in cluster.devices})
+    graph: nx.DiGraph[str] = nx.DiGraph()
+    recorded = [node for node in captured.graph.nodes if node.op != "output"]
+    for node, trace in zip(recorded, rehearsal.nodes, strict=True):
+        graph.add_node(
+            node.name,
+            cost=NodeCost(
+                operator=_operator_name(node, model),
+                module_path=captured.nodes[node.name].module_path,
+                forward_seconds=prices.seconds(node.name, trace.forward),
+                backward_seconds=prices.seconds(node.name, trace.backward),
+                flops=sum(call.flops for call in trace.forward),
+            ),
+            tensor=TensorCost(trace.nbytes, trace.gradient_nbytes if training else 0),
+        )
+    readers = _readers(captured)
+    graph.add_edges_from((source, user) for source, users in readers.items() for user in users)
+    memory = None
+    if make_optimizer is not None:
+        trainable = {
+            name: spec.tensor
+            for name, spec in captured.state.items()
+            if spec.role == "parameter" and name in rehearsal.gradients
+        }
+        memory = optimizer_memory(trainable, make_optimizer)
+    owners = _owners(captured)
+    return CostGraph(
+        graph=graph,
+        order=rehearsal.order,
+        devices=tuple(device.name for device in cluster.devices),
+        holdings=holdings_of(rehearsal, readers, owners, memory),
+        points=rehearsal.points,
+        colocated=(*captured.colocated, *_numbers_beside_operands(captured)),
+        unpriced=_unpriced(rehearsal.nodes),
+        owners={
+            alias: nodes
+            for name, nodes in owners.items()
+            for alias in (captured.state[name].names if name in captured.state else (name,))
+        },
+    )
+
+
+class _Prices:
+    """Prices calls, each distinct one once."""
+
+    def __init__(self, cost_model: CostModel, kinds: Mapping[str, DeviceKind]) -> None:
+        self.cost_model = cost_model
+        self.kinds = kinds
+        self.known: dict[tuple[str, str], float] = {}
+
+    def seconds(self, name: str, calls: Iterable[OperatorCall]) -> dict[str, float]:
+        try:
+            return {
+                device: sum(self._price(call, device) for call in calls) for device in self.kinds
+            }
+        except CostModelError as error:
+            raise CostModelError(f"node '{name}': {error}") from error
+
+    def _price(self, call: OperatorCall, device: str) -> float:
+        key = (call.signature, device)
+        if key not in self.known:
+            self.known[key] = self.cost_model.seconds(call, self.kinds[device])
+        return self.known[key]
+
+
+def _readers(captured: Captured) -> dict[str, tuple[str, ...]]:
+    """By node, the nodes to whose device its value must go.
+
+    A node that makes only a number out of a tensor (a size) moves nothing, and neither does a
+    number. A leaf module's call reads the shared parameters that it uses.
+    """
+    readers: dict[str, dict[str, None]] = {}
+    for node in captured.graph.nodes:
+        if node.op == "output" or _makes_number(captured.nodes[node.name]):
+            continue
+        sources = [source.name for source in node.all_input_nodes]
+        for source in (*sources, *captured.nodes[node.name].shared.values()):
+            if _tensor_specs(captured.nodes[source].value):
+                readers.setdefault(source, {})[node.name] = None
+    return {source: tuple(users) for source, users in readers.items()}
+
+
+def _numbers_beside_operands(captured: Captured) -> Iterator[tuple[str, str]]:
+    """Numbers belong to no device; each is shown where its first operand with a device is."""
+    for node in captured.graph.nodes:
+        if node.op != "output" and _makes_number(captured.nodes[node.name]):
+            operand = next((source.name for source in node.all_input_nodes), None)
+            if operand is not None:
+                yield operand, node.name
+
+
+def _makes_number(info: NodeInfo) -> bool:
+    return not info.mutates and not _tensor_specs(info.value)
+
+
+def _tensor_specs(value: Any) -> bool:
+    """Whether a recorded value holds a tensor."""
+    if isinstance(value, Mapping):
+        return any(_tensor_specs(entry) for entry in value.values())
+    if isinstance(value, tuple | list):
+        return any(_tensor_specs(entry) for entry in value)
+    return isinstance(value, TensorSpec)
+
+
+def _owners(captured: Captured) -> dict[str, tuple[str, ...]]:
+    owners: dict[str, list[str]] = {}
+    for name, info in captured.nodes.items():
+        for state in info.state:
+            owners.setdefault(state, []).append(name)
+    for node in captured.graph.nodes:
+        if node.op == "get_attr" and node.target in captured.constants:
+            owners.setdefault(str(node.target), []).append(node.name)
+    return {state: tuple(dict.fromkeys(nodes)) for state, nodes in owners.items()}
+
+
+def _operator_name(node: fx.Node, model: nn.Module) -> str:
+    match node.op:
+        case "placeholder":
+            return "input"
+        case "get_attr":
+            return "state"
+        case "call_module":
+            return type(model.get_submodule(str(node.target))).__name__
+        case "call_method":
+            return str(node.target)
+        case _:
+            if node.target is python_operator.getitem:
+                return "getitem"
+            return str(getattr(node.target, "__name__", node.target))
+
+
+def _unpriced(nodes: Iterable[NodeTrace]) -> tuple[str, ...]:
+    """Operators without a FLOP formula whose bytes alone may tell too little."""
+    names = {
+        call.operator
+        for trace in nodes
+        for call in (*trace.forward, *trace.backward)
+        if not call.has_formula
+    }
+    return tuple(sorted(name for name in names if not is_bandwidth_bound(name)))

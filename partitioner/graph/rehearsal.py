@@ -1,0 +1,88 @@
+"""One step of the model on fake tensors, node by node: what runs, and what is kept how long.
+
+The recorded graph runs as one piece, with autograd connected, so that the backward is the one that
+PyTorch will run: the engine executes backward functions in the reverse order of their creation,
+which their sequence numbers tell, and so each belongs to the node that was running when its number
+was given. Operators, births and deaths of storages are written down by node and program point.
+
+::
+
+    forward   node 0 | node 1 | ... | node n-1 |            points 0 .. n-1
+    loss                                        |           point n
+    backward           node n-1 | ... | node 0              points n .. 2n-1
+    optimizer                                    |          point 2n
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from partitioner.capture import Captured, fake_clone
+from partitioner.graph.run import Run
+from partitioner.graph.trace import Rehearsal
+from partitioner.graph.whole_calls import WholeCalls
+
+
+def rehearse(captured: Captured, model: nn.Module, *, training: bool) -> Rehearsal:
+    """Run one step of `captured` on fake tensors of the example's sizes.
+
+    Args:
+        captured: the recording.
+        model: the recorded model or a clone of it; not touched.
+        training: with the backward of `training_loss`; else one forward without gradients.
+
+    Raises:
+        CostModelError: a node does not run; the message names it.
+    """
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    with _quiet():
+        run = Run(_clone(captured, model, mode), captured, mode)
+        with mode:
+            rehearsal = run.step(training)
+        if not training:
+            _keep_frames(rehearsal, run, captured, model, mode)
+    return rehearsal
+
+
+def _keep_frames(
+    rehearsal: Rehearsal, run: Run, captured: Captured, model: nn.Module, mode: FakeTensorMode
+) -> None:
+    """Let storages live as long as they do when submodules are called whole."""
+    again = WholeCalls(_clone(captured, model, mode), captured, mode, run.operators)
+    if not again.whole:
+        return
+    try:
+        with mode:
+            again.step(training=False)
+    except Exception:  # a submodule that decides by its data runs node by node only
+        return
+    if again.same and len(again.operators) == len(run.operators):
+        rehearsal.ledger.follow(again.ledger)
+
+
+def _clone(captured: Captured, model: nn.Module, mode: FakeTensorMode) -> nn.Module:
+    clone = fake_clone(model, mode)
+    if clone.training != captured.training:
+        clone.train(captured.training)
+    return clone
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Leave what the caller has switched on outside, and the caller's random numbers alone."""
+    with ExitStack() as stack:
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.enable_grad())
+        stack.enter_context(torch.random.fork_rng(devices=[]))
+        for kind in ("cpu", "cuda"):
+            if torch.is_autocast_enabled(kind):
+                stack.enter_context(torch.autocast(kind, enabled=False))
+        stack.enter_context(warnings.catch_warnings())
+        warnings.simplefilter("ignore")
+        yield

@@ -1,0 +1,67 @@
+"""An assignment goes in; a plan comes out: transfers, memory and timeline, checked, as JSON."""
+
+from partitioner.placement.baseline import (
+    all_on_one,
+    by_hand,
+    equal_counts,
+    infer_placement,
+    next_fit,
+)
+from partitioner.placement.build import build_plan, state_placement
+from partitioner.placement.check import check, check_placement, objective_value, targets
+from partitioner.placement.document import (
+    Certificate,
+    ClusterRecord,
+    DeviceRecord,
+    LinkRecord,
+    MemoryUse,
+    ModelIdentity,
+    NodeCosts,
+    PlanDocument,
+    StateRecord,
+    TensorRecord,
+    Transfer,
+)
+from partitioner.placement.memory import Measured, memory_use, peak_nbytes
+from partitioner.placement.timeline import (
+    Span,
+    Timeline,
+    bottleneck_seconds,
+    step_seconds,
+    timeline,
+)
+from partitioner.placement.transfers import transfers
+
+__all__ = [
+    "Certificate",
+    "ClusterRecord",
+    "DeviceRecord",
+    "LinkRecord",
+    "Measured",
+    "MemoryUse",
+    "ModelIdentity",
+    "NodeCosts",
+    "PlanDocument",
+    "Span",
+    "StateRecord",
+    "TensorRecord",
+    "Timeline",
+    "Transfer",
+    "all_on_one",
+    "bottleneck_seconds",
+    "build_plan",
+    "by_hand",
+    "check",
+    "check_placement",
+    "equal_counts",
+    "infer_placement",
+    "memory_use",
+    "next_fit",
+    "objective_value",
+    "peak_nbytes",
+    "state_placement",
+    "step_seconds",
+    "targets",
+    "timeline",
+    "transfers",
+]

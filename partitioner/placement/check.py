@@ -1,0 +1,227 @@
+"""The re-check: everything that a solver said, counted again in plain Python.
+
+Nothing here is shared with the solver. A plan that does not pass is never shown.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain
+from math import isclose
+
+import networkx as nx
+
+from partitioner.errors import SolverError
+from partitioner.graph.cost_graph import CostGraph
+from partitioner.placement.document import PlanDocument, Transfer
+from partitioner.placement.memory import fullness, peak_nbytes
+from partitioner.placement.timeline import bottleneck_seconds, step_seconds
+from partitioner.placement.transfers import receivers
+from partitioner.placement.validate import faults, first_few
+from partitioner.spec import (
+    Cluster,
+    Constraint,
+    Targets,
+    format_nbytes,
+    parse_constraint,
+    resolve,
+)
+
+RELATIVE_TOLERANCE = 1e-6
+
+
+def check_placement(
+    graph: CostGraph,
+    cluster: Cluster,
+    placement: Mapping[str, str],
+    constraints: Sequence[Constraint] = (),
+) -> None:
+    """Check that a placement is a placement at all, and keeps to limits and constraints.
+
+    Raises:
+        SolverError: it does not; the message names what is broken.
+        SpecError: the constraints themselves make no sense.
+    """
+    _refuse(_misplaced(graph, placement))
+    _refuse(
+        chain(
+            _torn(graph, placement),
+            _violated(graph, cluster, placement, constraints),
+            _too_full(graph, cluster, placement),
+        )
+    )
+
+
+def check(document: PlanDocument, graph: CostGraph, cluster: Cluster) -> None:
+    """Check a plan and all that it claims against the cost graph.
+
+    Raises:
+        SolverError: anything is broken; the message names it.
+    """
+    placement = document.placement
+    check_placement(graph, cluster, placement, [*map(parse_constraint, document.constraints)])
+    _refuse(
+        chain(
+            _wrong_transfers(graph, placement, document.transfers),
+            _wrong_seconds(graph, cluster, document),
+            _wrong_certificate(graph, cluster, placement, document),
+            faults(document),
+        )
+    )
+
+
+def objective_value(
+    graph: CostGraph, cluster: Cluster, placement: Mapping[str, str], objective: str
+) -> float:
+    """What a placement is worth: seconds, or for `"memory"` the fullest device's share."""
+    match objective:
+        case "latency":
+            return step_seconds(graph, placement, cluster)
+        case "throughput":
+            return bottleneck_seconds(graph, placement, cluster)
+        case "memory":
+            return fullness(peak_nbytes(graph, placement), cluster)
+        case _:
+            raise ValueError(f"no such objective: {objective!r}")
+
+
+def targets(graph: CostGraph) -> Targets:
+    """What constraint patterns can match in a cost graph."""
+    return Targets(
+        nodes={node: graph.cost(node).module_path for node in graph.order},
+        parameters=graph.owners,
+    )
+
+
+def _misplaced(graph: CostGraph, placement: Mapping[str, str]) -> Iterator[str]:
+    for node in graph.order:
+        device = placement.get(node)
+        if device is None:
+            yield f"'{node}' is on no device"
+        elif device not in graph.devices:
+            yield f"'{node}' is on '{device}', which is not there"
+        elif device not in graph.cost(node).forward_seconds:
+            yield f"'{node}' cannot run on '{device}'"
+    for node in placement:
+        if node not in graph.graph:
+            yield f"'{node}' is placed, but no node of the graph"
+
+
+def _torn(graph: CostGraph, placement: Mapping[str, str]) -> Iterator[str]:
+    for group in graph.colocated:
+        if len({placement[node] for node in group}) > 1:
+            yield f"{_spread(group, placement)} must share a device"
+
+
+def _violated(
+    graph: CostGraph,
+    cluster: Cluster,
+    placement: Mapping[str, str],
+    constraints: Sequence[Constraint],
+) -> Iterator[str]:
+    demands = resolve(constraints, targets(graph), cluster.names, graph.colocated)
+    for node, device in demands.pinned.items():
+        if placement[node] != device:
+            yield f"'{node}' is on '{placement[node]}', but pinned to '{device}'"
+    for group in demands.colocated:
+        if len({placement[node] for node in group}) > 1:
+            yield f"{_spread(group, placement)} were to be colocated"
+    for first, second in demands.separated:
+        homes = {placement[node]: node for node in first}
+        for node in second:
+            if placement[node] in homes:
+                other = homes[placement[node]]
+                yield f"'{other}' and '{node}' were to be separate, and share '{placement[node]}'"
+                break
+    if demands.contiguous:
+        yield from _back_and_forth(graph, placement)
+
+
+def _back_and_forth(graph: CostGraph, placement: Mapping[str, str]) -> Iterator[str]:
+    between: nx.DiGraph[str] = nx.DiGraph()
+    for node in graph.order:
+        if graph.tensor(node).nbytes:
+            between.add_edges_from(
+                (placement[node], away) for away in receivers(graph, placement, node)
+            )
+    if not nx.is_directed_acyclic_graph(between):
+        around = " → ".join(edge[0] for edge in nx.find_cycle(between))
+        yield f"values go round in a circle of devices, {around} →, but were to be contiguous"
+
+
+def _too_full(graph: CostGraph, cluster: Cluster, placement: Mapping[str, str]) -> Iterator[str]:
+    for name, peak in peak_nbytes(graph, placement).items():
+        limit = cluster.device(name).memory
+        if isinstance(limit, int) and peak > limit:
+            yield (
+                f"'{name}' holds {peak} bytes ({format_nbytes(peak)}) at its peak, "
+                f"{peak - limit} more than its limit"
+            )
+
+
+def _wrong_transfers(
+    graph: CostGraph, placement: Mapping[str, str], transfers: Sequence[Transfer]
+) -> Iterator[str]:
+    wanted: Counter[str] = Counter()
+    for node in graph.order:
+        home, tensor = placement[node], graph.tensor(node)
+        for away in {placement[reader] for reader in graph.graph.successors(node)} - {home}:
+            if tensor.nbytes:
+                wanted[_move("forward", node, tensor.nbytes, home, away)] += 1
+            if tensor.gradient_nbytes:
+                wanted[_move("backward", node, tensor.gradient_nbytes, away, home)] += 1
+    found = Counter(_move(t.phase, t.tensor, t.nbytes, t.source, t.destination) for t in transfers)
+    for move, count in (found - wanted).items():
+        yield f"{move} is there {found[move]} times, {count} too many"
+    for move in wanted - found:
+        yield f"{move} is missing"
+
+
+def _wrong_seconds(graph: CostGraph, cluster: Cluster, document: PlanDocument) -> Iterator[str]:
+    for transfer in document.transfers:
+        source, destination = transfer.source, transfer.destination
+        seconds = cluster.transfer_seconds(source, destination, transfer.nbytes)
+        if not isclose(seconds, transfer.seconds, rel_tol=RELATIVE_TOLERANCE):
+            yield f"moving '{transfer.tensor}' takes {seconds:.9g} s, not {transfer.seconds:.9g} s"
+    for key, counted in (
+        ("step_seconds", step_seconds(graph, document.placement, cluster)),
+        ("bottleneck_seconds", bottleneck_seconds(graph, document.placement, cluster)),
+    ):
+        claimed: float = getattr(document, key)
+        if not isclose(counted, claimed, rel_tol=RELATIVE_TOLERANCE):
+            yield f"{key} is {counted:.9g}, not {claimed:.9g}"
+
+
+def _move(phase: str, tensor: str, nbytes: int, source: str, destination: str) -> str:
+    return f"the {phase}'s move of '{tensor}' ({nbytes} bytes) from '{source}' to '{destination}'"
+
+
+def _wrong_certificate(
+    graph: CostGraph,
+    cluster: Cluster,
+    placement: Mapping[str, str],
+    document: PlanDocument,
+) -> Iterator[str]:
+    objective, certificate = document.objective, document.certificate
+    counted = objective_value(graph, cluster, placement, objective)
+    if not isclose(counted, certificate.objective, rel_tol=RELATIVE_TOLERANCE):
+        yield (
+            f"the solver claims {certificate.objective:.9g} as {objective}, "
+            f"and the placement comes to {counted:.9g}"
+        )
+    if not certificate.bound <= certificate.objective * (1 + RELATIVE_TOLERANCE):
+        yield (
+            f"the solver claims that nothing is below {certificate.bound:.9g}, "
+            f"and its own placement is, at {certificate.objective:.9g}"
+        )
+
+
+def _spread(group: Sequence[str], placement: Mapping[str, str]) -> str:
+    shown = [f"'{node}' (on '{placement[node]}')" for node in group[:4]]
+    return ", ".join(shown) + (f" and {len(group) - 4} more" if len(group) > 4 else "")
+
+
+def _refuse(faults: Iterable[str]) -> None:
+    if found := first_few(faults):
+        raise SolverError(f"the placement does not survive its re-check: {found}")

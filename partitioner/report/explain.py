@@ -1,0 +1,196 @@
+"""Why a plan is like this, in a screenful."""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from collections.abc import Iterator, Sequence
+
+from partitioner.placement import MemoryUse, PlanDocument
+from partitioner.report.folding import whole_modules
+from partitioner.report.partition_graph import PartitionGraph
+from partitioner.report.reading import partition_graph
+from partitioner.report.wording import (
+    assumptions,
+    devices_used,
+    listed,
+    moved,
+    percent,
+    quality,
+    title,
+    verdict,
+)
+from partitioner.spec import format_nbytes, format_seconds
+
+COLUMNS = 90
+SHOWN = 3
+"""How many examples a sentence names."""
+
+
+def explain(document: PlanDocument, outlook: Sequence[str] = ()) -> str:
+    """Why the plan is like this: what limits it, where it is cut, where the time goes.
+
+    Args:
+        document: the plan.
+        outlook: further sentences, such as what the next GPU or GiB would bring.
+    """
+    graph = partition_graph(document)
+    points = [
+        *_reasons(document),
+        *_cut(document, graph),
+        _time(document, graph),
+        *_memory(document),
+        *outlook,
+        *(f"Note: {text}." for text in assumptions(document)),
+    ]
+    lines = [title(document), verdict(document), ""]
+    for point in points:
+        lines += textwrap.wrap(
+            point, COLUMNS, initial_indent="- ", subsequent_indent="  ", break_long_words=False
+        )
+    return "\n".join(lines)
+
+
+def _reasons(document: PlanDocument) -> Iterator[str]:
+    """Why one device, or why more than one."""
+    used = devices_used(document)
+    proof = quality(document.certificate)
+    if len(used) == 1:
+        yield f"All of it fits on {used[0]}: nothing has to be split."
+        if len(document.devices) > 1 and document.objective == "latency":
+            claim = "no split is faster" if proof == "proved best" else "no faster split was found"
+            yield (
+                "A second device would save no time: what could run there at the same time gains "
+                f"less than moving the values costs; {claim}."
+            )
+    else:
+        yield _why_split(document)
+    if document.constraints:
+        yield f"Demanded by you: {'; '.join(document.constraints)}."
+    if document.certificate.status != "optimal":
+        yield f"The search ended early: the plan is {proof}. More time may find a better one."
+
+
+def _cut(document: PlanDocument, graph: PartitionGraph) -> Iterator[str]:
+    """Where values cross, and what that costs."""
+    if not graph.crossings:
+        return
+    readers: dict[tuple[str, str], list[str]] = {}
+    for source, target in graph.edges:
+        device = document.placement.get(target, "")
+        readers.setdefault((source, device), []).append(target)
+    largest = sorted(graph.crossings, key=lambda crossing: -crossing.nbytes)[:SHOWN]
+    examples = []
+    for crossing in largest:
+        targets = listed(readers[crossing.tensor, crossing.destination][:SHOWN])
+        sizes = format_nbytes(crossing.nbytes)
+        if crossing.gradient_nbytes:
+            sizes += f", gradient back {format_nbytes(crossing.gradient_nbytes)}"
+        examples.append(f"{crossing.tensor} goes to {targets} on {crossing.destination} ({sizes})")
+    seconds = sum(transfer.seconds for transfer in document.transfers)
+    more = len(graph.crossings) - len(examples)
+    yield (
+        f"It is cut where {'; '.join(examples)}"
+        + (f"; and {more} smaller or equal ones" if more else "")
+        + f". In a step {moved(document)} keep the links busy for {format_seconds(seconds)}"
+        + (
+            f", {percent(seconds / document.step_seconds)} of the step."
+            if seconds < document.step_seconds
+            else "."
+        )
+    )
+
+
+def _time(document: PlanDocument, graph: PartitionGraph) -> str:
+    """Which parts take the time."""
+    total = sum(operation.seconds for operation in graph.operations) or 1.0
+    slowest = sorted(whole_modules(graph), key=lambda box: -box.seconds)[:SHOWN]
+    parts = [f"{box.full_name} ({percent(box.seconds / total)})" for box in slowest if box.seconds]
+    busy = dict.fromkeys(devices_used(document), 0.0)
+    for operation in graph.operations:
+        if operation.device is not None:
+            busy[operation.device] += operation.seconds
+    shares = [f"{device} computes for {format_seconds(s)}" for device, s in busy.items()]
+    return f"Of a step of {format_seconds(document.step_seconds)}, {listed(shares)}" + (
+        f"; most of it in {listed(parts)}." if len(parts) > 1 else "."
+    )
+
+
+def _memory(document: PlanDocument) -> Iterator[str]:
+    """How full the fullest device is, and of what."""
+    limited = {d: u for d, u in document.memory.items() if u.limit and u.peak}
+    if not limited:
+        return
+    device, use = max(limited.items(), key=lambda item: item[1].peak / (item[1].limit or 1))
+    parts = sorted(
+        (
+            ("weights", use.parameters),
+            ("gradients", use.gradients),
+            ("optimizer state", use.optimizer),
+            ("activations", use.activations),
+            ("workspace", use.workspace),
+        ),
+        key=lambda part: -part[1],
+    )
+    holds = listed([f"{name} {format_nbytes(nbytes)}" for name, nbytes in parts if nbytes][:SHOWN])
+    yield f"{device} is the fullest: {_peak(use)}, mostly {holds}."
+
+
+def _peak(use: MemoryUse) -> str:
+    if not use.limit:
+        return f"its peak is {format_nbytes(use.peak)}, without a limit"
+    free = use.limit - use.peak
+    return (
+        f"its peak is {format_nbytes(use.peak)}, {percent(use.peak / use.limit)} of its limit, "
+        f"and {format_nbytes(free)} stay free"
+    )
+
+
+def _why_split(document: PlanDocument) -> str:
+    """What the split gains, or what forces it.
+
+    On one device nothing waits for a transfer: a step there takes the sum of all seconds. A plan
+    for latency that takes longer was not free to choose that.
+    """
+    device, alone = _fastest_alone(document)
+    if document.objective == "memory":
+        share = percent(document.certificate.objective)
+        return f"It is split so that the fullest device is as empty as it can be: {share} full."
+    if document.objective == "throughput":
+        return (
+            "It is split so that in a steady pipeline no device or link is busy for longer than "
+            f"{format_seconds(document.bottleneck_seconds)} a step; {device} alone would be for "
+            f"{format_seconds(alone)}."
+        )
+    if document.step_seconds <= alone:
+        return (
+            f"It is split since parts can run at the same time: on {device} alone a step would "
+            f"take {format_seconds(alone)}."
+        )
+    limit = document.memory[device].limit
+    size = f"{format_nbytes(limit)} are" if limit is not None else "its memory is"
+    who = "Memory or a constraint" if document.constraints else "Memory"
+    return (
+        f"{who} forces the split: on {device} alone a step would take {format_seconds(alone)}, but "
+        f"{size} too little for {_contents(document)} together."
+    )
+
+
+def _contents(document: PlanDocument) -> str:
+    if document.mode == "inference":
+        return "weights and activations"
+    state = ", optimizer state" if document.optimizer else ""
+    return f"weights, gradients{state} and activations"
+
+
+def _fastest_alone(document: PlanDocument) -> tuple[str, float]:
+    """The device that would take the least time for everything, and that time."""
+    seconds = {
+        device: sum(
+            cost.forward_seconds.get(device, math.inf) + cost.backward_seconds.get(device, 0.0)
+            for cost in document.costs.values()
+        )
+        for device in document.devices
+    }
+    device = min(seconds, key=lambda name: seconds[name])
+    return device, seconds[device]

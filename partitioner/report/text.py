@@ -1,0 +1,225 @@
+"""A plan as tables for the terminal."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.measure import Measurement
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from partitioner.placement import PlanDocument
+from partitioner.report.folding import whole_modules
+from partitioner.report.partition_graph import Crossing, PartitionGraph
+from partitioner.report.reading import partition_graph
+from partitioner.report.wording import (
+    assumptions,
+    kind_text,
+    moved,
+    objective_text,
+    title,
+    verdict,
+)
+from partitioner.spec import format_nbytes, format_seconds
+
+WIDTH = 100
+"""Columns of a table where nobody says how many there are."""
+ROWS = 30
+"""How many rows the table of modules has before the rest is summed up."""
+MOVES = 12
+"""Likewise for transfers."""
+STYLES = ("bright_cyan", "yellow", "green", "magenta", "bright_yellow", "blue", "red", "white")
+"""Of devices in the terminal, by their place in the cluster."""
+WORK = ("operator", "state")
+"""Roles of operations that the placement's table shows."""
+
+
+@dataclass(frozen=True, slots=True)
+class ComparisonRow:
+    """One placement under the cost model that all share.
+
+    Attributes:
+        name: the plan's file, or the hand-split's class.
+        objective: in the objective's unit.
+        step_seconds: of one step.
+        bottleneck_seconds: of the busiest device or link.
+        peak_nbytes: by device.
+        moved_nbytes: between devices in one step.
+        fits: no device holds more than its limit.
+    """
+
+    name: str
+    objective: float
+    step_seconds: float
+    bottleneck_seconds: float
+    peak_nbytes: dict[str, int]
+    moved_nbytes: int
+    fits: bool = True
+
+
+def plan_table(document: PlanDocument, width: int = WIDTH, notes: Sequence[str] = ()) -> str:
+    """The plan as plain text, `width` columns wide; `notes` are added to the assumptions."""
+    return as_text(plan_renderable(document, notes), width)
+
+
+def comparison_table(
+    rows: Sequence[ComparisonRow], objective: str = "latency", width: int = WIDTH
+) -> str:
+    """Placements side by side as plain text, the best in the objective first."""
+    return as_text(comparison_renderable(rows, objective), width)
+
+
+def plan_renderable(document: PlanDocument, notes: Sequence[str] = ()) -> RenderableType:
+    """The plan for a rich console."""
+    graph = partition_graph(document)
+    parts: list[RenderableType] = [
+        Text(title(document), style="bold"),
+        Text(verdict(document)),
+        Text(),
+        _devices(document, graph),
+        Text(),
+        _placement(graph),
+        Text(),
+        _transfers(document, graph.crossings) if graph.crossings else Text(moved(document)),
+        Text(),
+    ]
+    parts += [Text(f"constraint: {text}") for text in document.constraints]
+    parts += [Text(f"note: {text}", style="dim") for text in (*assumptions(document), *notes)]
+    return Group(*parts)
+
+
+def comparison_renderable(
+    rows: Sequence[ComparisonRow], objective: str = "latency"
+) -> RenderableType:
+    """Placements side by side for a rich console, the best in the objective first."""
+    ranked = sorted(rows, key=lambda row: (not row.fits, row.objective))
+    best = min((row.objective for row in rows if row.fits), default=0.0)
+    table = _table("placement", objective, "of best", "step", "bottleneck", "moved", "peak")
+    for row in ranked:
+        peaks = ", ".join(
+            f"{device} {format_nbytes(nbytes)}" for device, nbytes in row.peak_nbytes.items()
+        )
+        table.add_row(
+            row.name,
+            objective_text(objective, row.objective),
+            (f"{row.objective / best:.3f}" if best else "1.000") if row.fits else "does not fit",
+            format_seconds(row.step_seconds),
+            format_seconds(row.bottleneck_seconds),
+            format_nbytes(row.moved_nbytes),
+            peaks,
+        )
+    return table
+
+
+def as_text(renderable: RenderableType, width: int = WIDTH) -> str:
+    """What a console of `width` columns without colours shows."""
+    console = Console(
+        file=io.StringIO(),
+        width=width,
+        color_system=None,
+        force_terminal=False,
+        legacy_windows=False,
+        _environ={},
+    )
+    console.print(renderable)
+    lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    return "\n".join(line.rstrip() for line in lines).strip("\n")
+
+
+@dataclass(frozen=True)
+class _Fitting:
+    """The wide table where there is room for it, else the narrow one."""
+
+    wide: Table
+    narrow: Table
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        needed = Measurement.get(console, options.update(max_width=10**4), self.wide).maximum
+        yield self.wide if needed <= options.max_width else self.narrow
+
+
+def _devices(document: PlanDocument, graph: PartitionGraph) -> _Fitting:
+    names = ("device", "kind", "memory", "peak", "limit", "busy")
+    parts = ("weights", "gradients", "optimizer", "activations")
+    wide = _table(*names, *parts, left=names[:3])
+    narrow = _table(*names, left=names[:3])
+    busy = dict.fromkeys(graph.devices, 0.0)
+    for operation in graph.operations:
+        if operation.device is not None:
+            busy[operation.device] += operation.seconds
+    for device, style in zip(graph.devices, _styles(graph.devices), strict=True):
+        use = document.memory[device]
+        bar: RenderableType = Text()
+        if use.limit:
+            bar = ProgressBar(use.limit, use.peak, 8, complete_style=style, finished_style=style)
+        row = (
+            Text(device, style=style),
+            kind_text(document, device),
+            bar,
+            format_nbytes(use.peak),
+            format_nbytes(use.limit) if use.limit is not None else "none",
+            format_seconds(busy[device]) if busy[device] else "-",
+        )
+        narrow.add_row(*row)
+        held = (use.parameters, use.gradients, use.optimizer, use.activations)
+        wide.add_row(*row, *map(_some, held))
+    return _Fitting(wide, narrow)
+
+
+def _placement(graph: PartitionGraph) -> Table:
+    table = _table("what", "device", "operations", "weights", "time", left=("what", "device"))
+    style_of = dict(zip(graph.devices, _styles(graph.devices), strict=True))
+    boxes = [box for box in whole_modules(graph) if any(o.role in WORK for o in box.operations)]
+    for shown in boxes[:ROWS]:
+        table.add_row(
+            shown.full_name,
+            Text(f"→ {shown.device}", style=style_of[shown.device or ""]),
+            str(len(shown.operations)),
+            _some(shown.state_nbytes),
+            format_seconds(shown.seconds),
+        )
+    if len(boxes) > ROWS:
+        table.add_row(f"… and {len(boxes) - ROWS} more, in the picture and in the document")
+    return table
+
+
+def _transfers(document: PlanDocument, crossings: Sequence[Crossing]) -> Table:
+    table = _table("moved", "from", "to", "forward", "gradient back", "time",
+                   left=("moved", "from", "to"))  # fmt: skip
+    seconds = {(t.tensor, t.phase, t.source, t.destination): t.seconds for t in document.transfers}
+    for crossing in crossings[:MOVES]:
+        source, destination = document.placement[crossing.tensor], crossing.destination
+        there = seconds[crossing.tensor, "forward", source, destination]
+        back = seconds.get((crossing.tensor, "backward", destination, source), 0.0)
+        table.add_row(
+            crossing.tensor,
+            source,
+            destination,
+            format_nbytes(crossing.nbytes),
+            _some(crossing.gradient_nbytes),
+            format_seconds(there + back),
+        )
+    if len(crossings) > MOVES:
+        table.add_row(f"… and {len(crossings) - MOVES} more; {moved(document)}")
+    return table
+
+
+def _some(nbytes: int) -> str:
+    return format_nbytes(nbytes) if nbytes else "-"
+
+
+def _styles(devices: Sequence[str]) -> Iterable[str]:
+    return (STYLES[i % len(STYLES)] for i in range(len(devices)))
+
+
+def _table(*columns: str, left: Sequence[str] = ()) -> Table:
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), show_edge=False)
+    for column in columns:
+        first = column in (left or columns[:1])
+        table.add_column(column, justify="left" if first else "right", overflow="fold")
+    return table

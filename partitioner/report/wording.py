@@ -1,0 +1,131 @@
+"""Sentences that tables, pictures and pages share."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+from partitioner.placement import Certificate, PlanDocument
+from partitioner.spec import (
+    ASSUMED_CPU_KIND,
+    ASSUMED_KIND,
+    ASSUMED_LINK,
+    format_bandwidth,
+    format_nbytes,
+    format_seconds,
+)
+
+
+def model_name(document: PlanDocument) -> str:
+    """The class of the planned model, without its module."""
+    return document.model.class_name.rpartition(".")[2] or "model"
+
+
+def devices_used(document: PlanDocument) -> tuple[str, ...]:
+    """The devices on which something runs, in the cluster's order."""
+    used = set(document.placement.values())
+    return tuple(device for device in document.devices if device in used)
+
+
+def title(document: PlanDocument) -> str:
+    """What the plan is, such as `"SeqNet on cuda:0 and cuda:1, training with adam"`."""
+    work = "inference"
+    if document.mode == "train":
+        work = f"training with {document.optimizer}" if document.optimizer else "training"
+    used = devices_used(document)
+    where = listed(used) if len(used) <= 3 else f"{len(used)} devices"
+    unused = len(document.devices) - len(used)
+    spare = f" ({unused} more left empty)" if unused else ""
+    return f"{model_name(document)} on {where}{spare}, {work}"
+
+
+def verdict(document: PlanDocument) -> str:
+    """Step, bottleneck and how good, such as `"one step 41.2 us · proved best for latency"`."""
+    return " · ".join(
+        (
+            f"one step {format_seconds(document.step_seconds)}",
+            f"busiest device or link {format_seconds(document.bottleneck_seconds)}",
+            f"{quality(document.certificate)} for {document.objective}",
+        )
+    )
+
+
+def quality(certificate: Certificate) -> str:
+    """`"proved best"`, or how far from the best possible it may be."""
+    if certificate.status == "optimal":
+        return "proved best"
+    if certificate.bound <= 0:
+        return "best found, with no bound"
+    return f"within {percent(certificate.objective / certificate.bound - 1)} of the best possible"
+
+
+def objective_text(objective: str, value: float) -> str:
+    """A value of the objective: seconds, or the share of the fullest device."""
+    return percent(value) if objective == "memory" else format_seconds(value)
+
+
+def percent(share: float) -> str:
+    """Such as `"3.1%"`; more digits where they are needed to differ from 0."""
+    if 0 < share < 0.0005:
+        return "less than 0.1%"
+    return f"{100 * share:.1f}".removesuffix(".0") + "%"
+
+
+def listed(names: Sequence[str], conjunction: str = "and") -> str:
+    """`"a"`, `"a and b"`, `"a, b and c"`."""
+    if len(names) < 2:
+        return "".join(names)
+    return f"{', '.join(names[:-1])} {conjunction} {names[-1]}"
+
+
+def kind_text(document: PlanDocument, device: str) -> str:
+    """The kind of a device; of one that nobody declared, what was assumed."""
+    for record in document.cluster.devices:
+        if record.name == device:
+            if record.kind is not None:
+                return record.kind
+            own = record.flops_per_second is not None and record.memory_bandwidth is not None
+            return "as declared" if own else assumed_kind(device)
+    return ""
+
+
+def assumed_kind(device: str) -> str:
+    """The kind that stands for a device of which only the name is known."""
+    return ASSUMED_CPU_KIND if device.startswith("cpu") else ASSUMED_KIND
+
+
+def assumptions(document: PlanDocument) -> tuple[str, ...]:
+    """What the plan took for granted, since nobody declared it."""
+    found = []
+    guessed: defaultdict[str, list[str]] = defaultdict(list)
+    for record in document.cluster.devices:
+        if record.kind is None and None in (record.flops_per_second, record.memory_bandwidth):
+            guessed[assumed_kind(record.name)].append(record.name)
+    for kind, names in guessed.items():
+        found.append(f"the kind of {listed(names)} was not declared: reckoned as '{kind}'")
+    count = len(document.devices)
+    missing = count * (count - 1) // 2 - len(document.cluster.links)
+    if missing:
+        which = "links were" if not document.cluster.links else f"{missing} of the links were"
+        bandwidth = format_bandwidth(ASSUMED_LINK.bytes_per_second)
+        latency = format_seconds(ASSUMED_LINK.latency_seconds)
+        found.append(
+            f"{which} not declared: reckoned as '{ASSUMED_LINK.name}', {bandwidth} after {latency}"
+        )
+    return tuple(found)
+
+
+def moved_nbytes(document: PlanDocument) -> int:
+    """Bytes that cross between devices in one step."""
+    return sum(transfer.nbytes for transfer in document.transfers)
+
+
+def moved(document: PlanDocument) -> str:
+    """The transfers of one step in a few words."""
+    count = len(document.transfers)
+    if not count:
+        return "nothing moves between devices"
+    return (
+        f"{count} transfer{'s' if count > 1 else ''} "
+        f"of {format_nbytes(moved_nbytes(document))} in all"
+    )

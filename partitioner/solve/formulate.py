@@ -1,0 +1,147 @@
+"""`CostGraph` + what the user declares -> `Problem`: names become indices, nothing is decided."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from math import inf
+
+from partitioner.graph.cost_graph import CostGraph
+from partitioner.solve.problem import Demand, Flow, Hold, Problem
+from partitioner.spec import OBJECTIVES, Cluster, Constraint, Targets, check_name, resolve
+
+
+def formulate(
+    cost_graph: CostGraph,
+    cluster: Cluster,
+    objective: str,
+    constraints: Iterable[Constraint] = (),
+) -> Problem:
+    """The tables of one placement problem.
+
+    Args:
+        cost_graph: what nodes and tensors cost on the cluster's devices.
+        cluster: devices with their memory, and links.
+        objective: `"latency"`, `"throughput"` or `"memory"`.
+        constraints: patterns are matched on module paths, parameters and nodes.
+
+    Raises:
+        SpecError: an unknown objective, a pattern that matches nothing, or two constraints that
+            contradict each other.
+    """
+    check_name("objective", objective, OBJECTIVES)
+    constraints = tuple(constraints)
+    devices = cost_graph.devices
+    index = {name: place for place, name in enumerate(cost_graph.order)}
+    names = targets(cost_graph)
+    resolve(constraints, names, devices, cost_graph.colocated)
+    demands = tuple(_demand(constraint, names, devices, index) for constraint in constraints)
+    problem = Problem(
+        objective=objective,
+        nodes=cost_graph.order,
+        devices=devices,
+        forward_seconds=tuple(
+            tuple(cost_graph.cost(node).forward_seconds.get(device, inf) for device in devices)
+            for node in cost_graph.order
+        ),
+        backward_seconds=tuple(
+            tuple(cost_graph.cost(node).backward_seconds.get(device, inf) for device in devices)
+            for node in cost_graph.order
+        ),
+        flows=tuple(_flows(cost_graph, index)),
+        latency_seconds=tuple(
+            tuple(
+                0.0 if source == target else cluster.link(source, target).latency_seconds
+                for target in devices
+            )
+            for source in devices
+        ),
+        seconds_per_byte=tuple(
+            tuple(
+                0.0 if source == target else 1 / cluster.link(source, target).bytes_per_second
+                for target in devices
+            )
+            for source in devices
+        ),
+        holds=tuple(
+            Hold(
+                tuple(index[node] for node in holding.nodes),
+                holding.nbytes,
+                holding.first,
+                holding.last,
+            )
+            for holding in cost_graph.holdings
+            if holding.nodes
+        ),
+        points=cost_graph.points,
+        capacity_nbytes=tuple(_capacity(cluster, device) for device in devices),
+        allowed=(tuple(range(len(devices))),) * len(cost_graph.order),
+        colocated=tuple(
+            tuple(sorted(index[node] for node in group)) for group in cost_graph.colocated if group
+        ),
+    )
+    return with_demands(problem, demands)
+
+
+def targets(cost_graph: CostGraph) -> Targets:
+    """What the patterns of constraints can match."""
+    return Targets(
+        nodes={node: cost_graph.cost(node).module_path for node in cost_graph.order},
+        parameters=cost_graph.owners,
+    )
+
+
+def with_demands(problem: Problem, demands: Sequence[Demand]) -> Problem:
+    """The problem under other demands of the user; those of the model itself stay."""
+    every = range(len(problem.devices))
+    pinned: dict[int, set[int]] = {}
+    for demand in demands:
+        for node, device in demand.pinned:
+            pinned[node] = pinned.get(node, set(every)) & {device}
+    own = list(problem.colocated)
+    for demand in problem.demands:
+        for group in demand.colocated:
+            own.remove(group)
+    base = {node for demand in problem.demands for node, _ in demand.pinned}
+    return replace(
+        problem,
+        allowed=tuple(
+            tuple(sorted(pinned[node]))
+            if node in pinned
+            else (tuple(every) if node in base else problem.allowed[node])
+            for node in range(len(problem.nodes))
+        ),
+        colocated=(*own, *(group for demand in demands for group in demand.colocated)),
+        separated=tuple(pair for demand in demands for pair in demand.separated),
+        contiguous=any(demand.contiguous for demand in demands),
+        demands=tuple(demands),
+    )
+
+
+def _demand(
+    constraint: Constraint, names: Targets, devices: Sequence[str], index: dict[str, int]
+) -> Demand:
+    alone = resolve([constraint], names, devices)
+    return Demand(
+        constraint,
+        pinned=tuple((index[node], devices.index(name)) for node, name in alone.pinned.items()),
+        colocated=tuple(tuple(sorted(index[n] for n in group)) for group in alone.colocated),
+        separated=tuple(
+            (tuple(sorted(index[n] for n in one)), tuple(sorted(index[n] for n in other)))
+            for one, other in alone.separated
+        ),
+        contiguous=alone.contiguous,
+    )
+
+
+def _flows(cost_graph: CostGraph, index: dict[str, int]) -> Iterable[Flow]:
+    for node in cost_graph.order:
+        readers = sorted({index[reader] for reader in cost_graph.graph.successors(node)})
+        if readers:
+            tensor = cost_graph.tensor(node)
+            yield Flow(index[node], tuple(readers), tensor.nbytes, tensor.gradient_nbytes)
+
+
+def _capacity(cluster: Cluster, name: str) -> int | None:
+    memory = cluster.device(name).memory
+    return memory if isinstance(memory, int) else None

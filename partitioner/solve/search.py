@@ -1,0 +1,296 @@
+"""From a `Problem` to a verified `Solution`: bounds, heuristics, the integer programme, ties.
+
+::
+
+    contract ─► lower bound ─► splits of the line, descent ─► integer programme ─► ties ─► recount
+                    └──────────────── met: proven at once ───────────────────────┘
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from math import inf
+
+from partitioner.errors import SolverError, TimeLimitError
+from partitioner.solve.bounds import lower_bound
+from partitioner.solve.contract import contract
+from partitioner.solve.effort import Effort
+from partitioner.solve.evaluate import count
+from partitioner.solve.improve import Rank, by_objective, by_ties, descend, kicked
+from partitioner.solve.infeasible import explain
+from partitioner.solve.intervals import splits
+from partitioner.solve.problem import Problem, Solution, Status
+from partitioner.solve.programme import Aim, Answer, Interrupted, Limits, Programme
+from partitioner.solve.state import State, Tables
+from partitioner.solve.waists import cheapest_walk
+
+PROVEN = 1e-7
+"""A relative gap that counts as none: what rounding leaves of costs of any scale."""
+UNITS = 4e6
+"""Most effort of the heuristics: a few seconds."""
+UNITS_EACH = 2e4
+"""Effort of the heuristics for each decision, up to `UNITS`."""
+TIE_UNITS = 1e6
+"""Effort for ties among equally good plans."""
+MOST_ENTRIES = 250_000
+"""A programme with about this many non-zero entries is too large to be worth a start."""
+SMALL = 60
+"""Up to so many decisions ties are settled by the integer programme as well."""
+
+Progress = Callable[[str], None]
+
+
+def solve(
+    problem: Problem,
+    *,
+    time_limit: float | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Solution:
+    """Find the best assignment, and how good any could be at most.
+
+    Args:
+        problem: what to assign, at what cost, under which limits.
+        time_limit: seconds; `None` stops after a fixed amount of work instead, so that the answer
+            is the same on every machine.
+        seed: of everything randomised.
+        progress: called with a line of text at each step.
+
+    Raises:
+        InfeasibleError: no assignment satisfies every limit and constraint.
+        TimeLimitError: none was found in time, though there may be one.
+        SolverError: the answer does not survive a recount.
+    """
+    started = time.monotonic()
+    search = _Search(problem, started, time_limit, seed, progress or (lambda line: None))
+    try:
+        search.run()
+    except KeyboardInterrupt:
+        if search.best is None:
+            raise
+        search.say("interrupted: the best plan so far")
+    return search.solution()
+
+
+class _Search:
+    """The best assignment and the best bound so far."""
+
+    def __init__(
+        self,
+        problem: Problem,
+        started: float,
+        time_limit: float | None,
+        seed: int,
+        say: Progress,
+    ) -> None:
+        self.original = problem
+        self.started = started
+        self.deadline = None if time_limit is None else started + time_limit
+        self.seed = seed
+        self.say = say
+        self.problem, self.contraction = contract(problem)
+        self.tables = Tables(self.problem)
+        self.best: list[int] | None = None
+        self.value = inf
+        self.bound = 0.0
+        self.solver = "bounds and search"
+        self.starts: list[list[int]] = []
+
+    def run(self) -> None:
+        if not all(self.tables.choices):
+            raise explain(self.original)
+        walk = cheapest_walk(self.tables) if self.problem.objective == "latency" else None
+        self.bound = lower_bound(self.tables, walk)
+        if walk is not None and walk.placed is not None:
+            self.starts.append(list(walk.placed))
+        if self.bound == inf:
+            raise explain(self.original, self.deadline, self.seed)
+        self._heuristics()
+        if not self.proven():
+            self._programme()
+        if self.best is not None:
+            self._ties()
+
+    def proven(self) -> bool:
+        return self.best is not None and self.value - self.bound <= PROVEN * self.value
+
+    def offer(self, placed: Sequence[int]) -> None:
+        """Keep an assignment if a recount says that it is feasible and better."""
+        recount = count(self.problem, placed)
+        if recount.feasible and (self.best is None or recount.objective < self.value * (1 - 1e-12)):
+            self.best, self.value = list(placed), recount.objective
+            self.say(f"plan of {self.value:.6g}, bound {self.bound:.6g}")
+
+    def _heuristics(self) -> None:
+        effort = Effort(min(UNITS, UNITS_EACH * len(self.tables.groups)), self.deadline)
+        starts: list[tuple[Rank, list[int]]] = []
+        for placed in self._starts():
+            state = State(self.tables, placed)
+            starts.append((by_objective(state), placed))
+            self.offer(placed)
+            if self.proven() or effort.late():
+                return
+        starts.sort()
+        if len(self.tables.groups) * len(self.problem.devices) <= 24:
+            return
+        for place, (_, placed) in enumerate(starts[:4]):
+            state = State(self.tables, placed)
+            descend(state, effort.part(0.25))
+            self.offer(state.placed)
+            if self.proven() or effort.late():
+                return
+            starts[place] = (by_objective(state), list(state.placed))
+        placed = min(starts)[1]
+        found, _ = kicked(self.tables, placed, effort, self.seed, self._good_enough)
+        self.offer(found)
+
+    def _good_enough(self, rank: Rank) -> bool:
+        return rank[0] == 0 and rank[1] == 0 and rank[2] - self.bound <= PROVEN * rank[2]
+
+    def _starts(self) -> Iterator[list[int]]:
+        """What the bound suggests, everything on one device, intervals of the line."""
+        yield from self.starts
+        for device in range(len(self.problem.devices)):
+            yield [
+                device if device in choices else choices[0]
+                for choices in (self.tables.choices[group] for group in self.tables.group_of)
+            ]
+        yield from splits(self.tables)
+
+    def _programme(self) -> None:
+        entries = programme_entries(self.tables)
+        if entries > MOST_ENTRIES:
+            self.say(f"too large for the integer programme ({entries} entries)")
+            if self.best is None:
+                raise TimeLimitError(
+                    "no plan was found that fits, and the problem is too large to prove that there"
+                    " is none; allow more memory, or drop a constraint"
+                )
+            return
+        self.say(f"integer programme of about {entries} entries")
+        limits = Limits(
+            deadline=self.deadline,
+            effort=int(max(40, min(4000, 1.8e7 / (entries + 2_000)))),
+            seed=self.seed,
+            known=self.value,
+            floor=self.bound,
+        )
+        start: list[int] | None = None
+        if self.best is not None:
+            start = self.best
+            if not self.problem.contiguous:
+                start = self.tables.canonical(self.best, self.tables.heaviest)
+        try:
+            answer = Programme(self.tables, Aim.OBJECTIVE, limits).solve(start)
+        except Interrupted as interruption:
+            self._take(interruption.answer)
+            raise KeyboardInterrupt from interruption
+        self._take(answer)
+        if self.best is None:
+            if answer.complete:
+                raise explain(self.original, self.deadline, self.seed)
+            raise TimeLimitError(
+                "no plan was found in time, though there may be one; allow more time or more memory"
+            )
+
+    def _take(self, answer: Answer) -> None:
+        if answer.placed is not None:
+            before = self.value
+            self.offer(answer.placed)
+            if self.value < before:
+                self.solver = answer.solver
+        bound = min(answer.bound, self.value)
+        if bound > self.bound:
+            self.bound = bound
+            self.solver = answer.solver
+
+    def _ties(self) -> None:
+        """Among equally good assignments: less traffic, fewer transfers, lower devices first."""
+        assert self.best is not None
+        self._settle(self.tables.canonical(self.best, range(len(self.tables.groups))))
+        state = State(self.tables, self.best)
+        descend(state, Effort(TIE_UNITS, self.deadline), by_ties)
+        self._settle(state.placed)
+        late = self.deadline is not None and time.monotonic() >= self.deadline
+        if len(self.tables.groups) > SMALL or not self.proven() or late:
+            return
+        for aim in (Aim.MOVED, Aim.MOVES):
+            recount = count(self.problem, self.best)
+            if not recount.moves:
+                return
+            limits = Limits(
+                deadline=self.deadline,
+                effort=400,
+                seed=self.seed,
+                known=self.value,
+                floor=self.bound,
+                moved_nbytes=recount.moved_nbytes,
+            )
+            try:
+                answer = Programme(self.tables, aim, limits).solve()
+            except Interrupted as interruption:
+                raise KeyboardInterrupt from interruption
+            if answer.placed is not None:
+                self._settle(self.tables.canonical(answer.placed, range(len(self.tables.groups))))
+        state = State(self.tables, self.best)
+        descend(state, Effort(TIE_UNITS, self.deadline), by_ties)
+        self._settle(state.placed)
+
+    def _settle(self, placed: Sequence[int]) -> None:
+        """Keep an assignment that is as good and wins a tie."""
+        assert self.best is not None
+        new, old = count(self.problem, placed), count(self.problem, self.best)
+        if new.feasible and (
+            new.objective <= old.objective * (1 + 1e-12)
+            and (new.moved_nbytes, new.moves, list(placed))
+            < (old.moved_nbytes, old.moves, self.best)
+        ):
+            self.best, self.value = list(placed), new.objective
+
+    def solution(self) -> Solution:
+        """The best assignment, recounted on the problem as it was given."""
+        assert self.best is not None
+        placed = self.contraction.expand(self.best)
+        recount = count(self.original, placed)
+        if not recount.feasible:
+            raise SolverError(f"the plan breaks a limit: {'; '.join(recount.violations[:3])}")
+        if abs(recount.objective - self.value) > 1e-9 * self.value:
+            raise SolverError(
+                f"the search counted {self.value:.9g}, the plan costs {recount.objective:.9g}"
+            )
+        proven = self.proven()
+        return Solution(
+            status=Status.OPTIMAL if proven else Status.FEASIBLE,
+            assignment={
+                node: self.original.devices[device]
+                for node, device in zip(self.original.nodes, placed, strict=True)
+            },
+            objective=recount.objective,
+            bound=min(self.bound, recount.objective),
+            seconds=time.monotonic() - self.started,
+            solver=self.solver,
+        )
+
+
+def programme_entries(tables: Tables) -> int:
+    """About how many non-zero entries the integer programme has."""
+    problem = tables.problem
+    devices = len(problem.devices)
+    entries = 4 * len(tables.groups) * devices
+    ends = sum(1 + len(flow.targets) for flow in problem.flows)
+    match problem.objective:
+        case "latency":
+            phases = 1 + tables.trains
+            entries += phases * (12 * len(problem.nodes) * devices + 6 * ends * devices)
+        case "throughput":
+            entries += 6 * ends * devices
+            if any(any(map(any, travel)) for travel in tables.forward_travel):
+                entries += 4 * len(problem.flows) * devices * devices
+        case _:
+            pass
+    if any(capacity is not None for capacity in problem.capacity_nbytes):
+        entries += 24 * len(problem.holds) * devices
+    if problem.contiguous:
+        entries += 3 * ends * devices * devices
+    return entries

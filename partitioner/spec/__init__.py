@@ -1,0 +1,66 @@
+"""What the user declares goes in as texts and names; checked, frozen types come out."""
+
+from partitioner.spec.cluster import Cluster
+from partitioner.spec.constraints import (
+    Colocate,
+    Constraint,
+    Contiguous,
+    Demands,
+    Pin,
+    Separate,
+    Targets,
+    parse_constraint,
+    resolve,
+)
+from partitioner.spec.device import (
+    ASSUMED_CPU_KIND,
+    ASSUMED_KIND,
+    ASSUMED_LINK,
+    Device,
+    Link,
+    device_name,
+)
+from partitioner.spec.names import MODES, OBJECTIVES, check_name, hint, match, nearest
+from partitioner.spec.sizes import (
+    format_bandwidth,
+    format_flops,
+    format_nbytes,
+    format_seconds,
+    parse_bandwidth,
+    parse_flops,
+    parse_nbytes,
+    parse_seconds,
+)
+
+__all__ = [
+    "ASSUMED_CPU_KIND",
+    "ASSUMED_KIND",
+    "ASSUMED_LINK",
+    "MODES",
+    "OBJECTIVES",
+    "Cluster",
+    "Colocate",
+    "Constraint",
+    "Contiguous",
+    "Demands",
+    "Device",
+    "Link",
+    "Pin",
+    "Separate",
+    "Targets",
+    "check_name",
+    "device_name",
+    "format_bandwidth",
+    "format_flops",
+    "format_nbytes",
+    "format_seconds",
+    "hint",
+    "match",
+    "nearest",
+    "parse_bandwidth",
+    "parse_constraint",
+    "parse_flops",
+    "parse_nbytes",
+    "parse_seconds",
+    "resolve",
+]

@@ -1,0 +1,158 @@
+"""Devices and links out of text: cluster files (TOML) and the shorthand."""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from cost_models import DEVICE_KINDS
+from partitioner.errors import SpecError
+from partitioner.spec.device import Device, Link, device_name
+from partitioner.spec.names import hint
+from partitioner.spec.sizes import parse_nbytes
+
+Parts = tuple[tuple[Device, ...], tuple[Link, ...]]
+
+MOST_DEVICES = 4096
+"""The most that a count in a shorthand may say."""
+
+_COUNTED = re.compile(r"(\d+)\s*x\s*(.+)")
+_TYPES: Mapping[str, tuple[type, ...]] = {
+    "name": (str,),
+    "kind": (str,),
+    "memory": (str, int),
+    "flops_per_second": (str, int, float),
+    "memory_bandwidth": (str, int, float),
+    "between": (list,),
+    "bandwidth": (str, int, float),
+    "latency": (str, int, float),
+}
+
+
+def read_cluster_file(path: str | os.PathLike[str]) -> Parts:
+    """The `[[device]]` and `[[link]]` tables of a TOML file.
+
+    Raises:
+        SpecError: the file is missing or damaged (with its line), or has an unknown key, a missing
+            key or a value that makes no sense; the message begins with the file's name.
+    """
+    where = os.fspath(path)
+    try:
+        with Path(path).open("rb") as file:
+            document = tomllib.load(file)
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise SpecError(f"cannot read the cluster file '{where}': {reason}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SpecError(f"'{where}' is not valid TOML: {error}") from error
+    try:
+        return _parts(document)
+    except SpecError as error:
+        raise SpecError(f"'{where}': {error}") from error
+
+
+def looks_like_file(text: str) -> bool:
+    """Whether a text is meant as the path of a cluster file."""
+    return text.endswith(".toml") or os.path.isfile(text)
+
+
+def read_shorthand(text: str) -> tuple[Device, ...]:
+    """Devices of a text such as `"2xa100-40gb"`, `"4x24GiB"` or `"cuda:0=24GiB,cuda:1=16GiB"`.
+
+    Parts between commas may be mixed; counted ones are GPUs numbered on from those before.
+
+    Raises:
+        SpecError: a part cannot be read.
+    """
+    devices: list[Device] = []
+    for part in (part.strip() for part in text.split(",")):
+        if counted := _COUNTED.fullmatch(part):
+            count, what = int(counted[1]), counted[2].strip()
+            if not 1 <= count <= MOST_DEVICES:
+                raise SpecError(f"{part!r}: the count must be from 1 to {MOST_DEVICES}")
+            start = sum(device.name.startswith("cuda:") for device in devices)
+            names = [f"cuda:{start + i}" for i in range(count)]
+            devices += [_described(name, what, part) for name in names]
+        elif "=" in part:
+            name, _, what = part.partition("=")
+            devices.append(_described(name.strip(), what.strip(), part))
+        else:
+            devices.append(Device(_bare_name(part, text)))
+    return tuple(devices)
+
+
+def _bare_name(part: str, text: str) -> str:
+    try:
+        return device_name(part)
+    except SpecError as error:
+        raise SpecError(
+            f"cannot read {text!r} as devices; write names ('cuda:0,cuda:1'), a count of a kind or "
+            "of a size ('2xa100-40gb', '4x24GiB'), names with sizes ('cuda:0=24GiB,cuda:1=16GiB') "
+            f"or the path of a cluster file ('cluster.toml'). {error}"
+        ) from error
+
+
+def _described(name: str, what: str, part: str) -> Device:
+    """A device of the kind or the memory that `what` says."""
+    if what in DEVICE_KINDS:
+        return Device(name, kind=what)
+    if not what[:1].isdigit() and what[:1] not in tuple("+-."):
+        raise SpecError(f"unknown kind {what!r} in {part!r}; {hint(what, tuple(DEVICE_KINDS))}")
+    if not what[-1].isalpha():
+        raise SpecError(f"the memory in {part!r} has no unit; write for example '{part}GiB'")
+    try:
+        return Device(name, memory=parse_nbytes(what))
+    except SpecError as error:
+        raise SpecError(f"{part!r}: {error}") from error
+
+
+def _parts(document: Mapping[str, Any]) -> Parts:
+    _check_keys(document, ("device", "link"), "cluster file")
+    devices = [
+        Device(**_table(table, Device, f"device {i + 1}", required=("name",)))
+        for i, table in enumerate(_tables(document, "device"))
+    ]
+    links = [
+        Link(**_table(table, Link, f"link {i + 1}", required=("between", "bandwidth")))
+        for i, table in enumerate(_tables(document, "link"))
+    ]
+    if not devices:
+        raise SpecError("there is no device; write a [[device]] table with a name for each")
+    return tuple(devices), tuple(links)
+
+
+def _tables(document: Mapping[str, Any], key: str) -> list[Any]:
+    tables = document.get(key, [])
+    if not isinstance(tables, list):
+        raise SpecError(f"'{key}' must be written as [[{key}]], once for each {key}")
+    return tables
+
+
+def _table(
+    table: object, made: type[Device] | type[Link], where: str, required: tuple[str, ...]
+) -> dict[str, Any]:
+    if not isinstance(table, dict):
+        raise SpecError(f"{where} must be a table of keys, not {table!r}")
+    if isinstance(table.get("name"), str):
+        where = f"device '{table['name']}'"
+    _check_keys(table, tuple(field.name for field in fields(made)), where)
+    for key in required:
+        if key not in table:
+            raise SpecError(f"{where}: the key '{key}' is missing")
+    for key, value in table.items():
+        if isinstance(value, bool) or not isinstance(value, _TYPES[key]):
+            wanted = {str: "text", int: "whole number", float: "number", list: "list of two names"}
+            kinds = " or ".join(wanted[kind] for kind in _TYPES[key])
+            raise SpecError(f"{where}: '{key}' must be a {kinds}, not {value!r}")
+    return dict(table)
+
+
+def _check_keys(table: Mapping[str, Any], known: tuple[str, ...], where: str) -> None:
+    for key in table:
+        if key not in known:
+            raise SpecError(f"{where}: unknown key '{key}'; {hint(key, known)}")

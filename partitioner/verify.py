@@ -1,0 +1,194 @@
+"""Original and placed side by side: outputs, gradients, one optimizer step, and memory."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils import _pytree as pytree
+
+from partitioner.graph import optimizer_factory, training_loss
+from partitioner.plan import Plan
+from partitioner.virtual import virtual_gpus
+
+RELATIVE_TOLERANCE = 1e-4
+ABSOLUTE_TOLERANCE = 1e-5
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """How far two sets of tensors lie apart.
+
+    Attributes:
+        what: `"outputs"`, `"gradients"` or `"parameters after two steps"`.
+        tensors: how many were compared.
+        largest_difference: the largest absolute difference of two elements.
+        differing: names of the tensors that differ by more than the tolerance, or in shape.
+    """
+
+    what: str
+    tensors: int
+    largest_difference: float
+    differing: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyReport:
+    """What a side-by-side run found.
+
+    Attributes:
+        on: `"real GPUs"`, `"virtual GPUs"` or `"cpu"`.
+        comparisons: outputs, and in training gradients and stepped parameters.
+        promised_peak_nbytes: by device, from the plan.
+        measured_peak_nbytes: by device, from the run; empty where it cannot be measured.
+    """
+
+    on: str
+    comparisons: tuple[Comparison, ...]
+    promised_peak_nbytes: Mapping[str, int]
+    measured_peak_nbytes: Mapping[str, int]
+
+    @property
+    def passed(self) -> bool:
+        """Everything is equal within tolerance, and no device held more than 1% over its promise."""
+        return not any(comparison.differing for comparison in self.comparisons) and all(
+            measured <= 1.01 * self.promised_peak_nbytes[name]
+            for name, measured in self.measured_peak_nbytes.items()
+        )
+
+
+def verify(
+    model: nn.Module,
+    plan: Plan,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any] | None = None,
+    *,
+    make_optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer] | None = None,
+    seed: int = 0,
+) -> VerifyReport:
+    """Run `model` and its placement by `plan` with equal weights, inputs and random numbers.
+
+    On the GPUs of the plan where this machine has them, else on virtual ones.
+
+    Args:
+        model: with real parameters; not modified.
+        plan: made for this model.
+        args: of the call, real tensors on the CPU.
+        kwargs: likewise.
+        make_optimizer: in training, two steps of it are compared; `None` is the plan's optimizer
+            where the plan knows it by name, else SGD.
+        seed: of the random numbers that both runs draw.
+
+    Raises:
+        PlanError: the plan is for another model.
+    """
+    kwargs = dict(kwargs or {})
+    training = plan.mode == "train"
+    make = make_optimizer or optimizer_factory(plan.optimizer or "sgd")
+    original = copy.deepcopy(model).train(training)
+    expected = _run(original, args, kwargs, make if training else None, seed)
+    with _devices(plan) as (on, peaks):
+        placed = plan.apply(model)
+        found = _run(placed, args, kwargs, make if training else None, seed)
+        measured = peaks()
+    return VerifyReport(
+        on=on,
+        comparisons=tuple(_compare(what, expected[what], found[what]) for what in expected),
+        promised_peak_nbytes={name: use.peak for name, use in plan.memory.items()},
+        measured_peak_nbytes=measured,
+    )
+
+
+def _run(
+    module: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    make_optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer] | None,
+    seed: int,
+) -> dict[str, dict[str, torch.Tensor]]:
+    """One call, and in training two steps: the second one is when all of the memory is taken."""
+    torch.manual_seed(seed)
+    args, kwargs = copy.deepcopy((args, dict(kwargs)))
+    if make_optimizer is None:
+        with torch.no_grad():
+            return {"outputs": _named_leaves(module(*args, **kwargs))}
+    trainable = {name: p for name, p in module.named_parameters() if p.requires_grad}
+    optimizer = make_optimizer(list(trainable.values())) if trainable else None
+    results: dict[str, dict[str, torch.Tensor]] = {}
+    for _ in range(2):
+        module.zero_grad(set_to_none=True)
+        output = module(*args, **kwargs)
+        if not results:
+            results["outputs"] = _named_leaves(output)
+        loss = training_loss(output)
+        del output
+        loss.backward()  # type: ignore[no-untyped-call]
+        del loss
+        if "gradients" not in results:
+            results["gradients"] = {
+                name: _on_host(p.grad) for name, p in trainable.items() if p.grad is not None
+            }
+        if optimizer is not None:
+            optimizer.step()
+    results["parameters after two steps"] = {
+        name: _on_host(parameter) for name, parameter in module.named_parameters()
+    }
+    return results
+
+
+def _named_leaves(output: object) -> dict[str, torch.Tensor]:
+    leaves = [leaf for leaf in pytree.tree_leaves(output) if isinstance(leaf, torch.Tensor)]
+    return {f"output {i}": _on_host(leaf) for i, leaf in enumerate(leaves)}
+
+
+def _on_host(tensor: torch.Tensor) -> torch.Tensor:
+    """A copy that takes no memory on the tensor's device."""
+    return tensor.detach().to("cpu", copy=True)
+
+
+def _compare(
+    what: str, expected: Mapping[str, torch.Tensor], found: Mapping[str, torch.Tensor]
+) -> Comparison:
+    differing = [name for name in expected if name not in found]
+    differing += [name for name in found if name not in expected]
+    largest = 0.0
+    for name, left in expected.items():
+        right = found.get(name)
+        if right is None:
+            continue
+        if left.shape != right.shape or left.dtype != right.dtype:
+            differing.append(name)
+            continue
+        if left.numel():
+            largest = max(largest, float((left.double() - right.double()).abs().max()))
+        if not torch.allclose(
+            left, right, rtol=RELATIVE_TOLERANCE, atol=ABSOLUTE_TOLERANCE, equal_nan=True
+        ):
+            differing.append(name)
+    return Comparison(what, len(expected), largest, tuple(differing))
+
+
+@contextmanager
+def _devices(plan: Plan) -> Iterator[tuple[str, Callable[[], dict[str, int]]]]:
+    """The plan's GPUs: real ones where this machine has them all, else virtual ones."""
+    gpus = [name for name in plan.devices if torch.device(name).type == "cuda"]
+    if not gpus:
+        yield "cpu", dict
+    elif _present(gpus):
+        for name in gpus:
+            torch.cuda.reset_peak_memory_stats(name)
+        yield "real GPUs", lambda: {name: torch.cuda.max_memory_allocated(name) for name in gpus}
+    else:
+        with virtual_gpus(plan.virtual_cluster()) as virtual:
+            yield "virtual GPUs", lambda: {name: virtual[name].peak_nbytes for name in gpus}
+
+
+def _present(names: list[str]) -> bool:
+    return torch.cuda.is_available() and all(
+        (torch.device(name).index or 0) < torch.cuda.device_count() for name in names
+    )

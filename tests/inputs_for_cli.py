@@ -1,0 +1,19 @@
+"""A model and its inputs, as a user of the command line would have them in a file."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class Adder(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 4)
+
+    def forward(self, left: Tensor, *, right: Tensor) -> Tensor:
+        return self.layer(left) + right
+
+
+def call() -> dict[str, Tensor]:
+    return {"left": torch.ones(2, 4), "right": torch.ones(4)}

@@ -1,0 +1,354 @@
+"""The command line: what each command prints and writes, and its exit codes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from partitioner import Plan
+from partitioner.cli import cli
+
+SEQNET = "examples.seqnet:model"
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(autouse=True)
+def _in_root(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(cli, [str(argument) for argument in arguments])
+
+
+def subprocess_run(*arguments: str, **options: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "partitioner", *arguments],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        check=False,
+        timeout=120,
+        **options,  # type: ignore[call-overload]
+    )
+
+
+@pytest.fixture(scope="module")
+def seqnet_plan(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A plan of SeqNet for two GPUs, of which one cannot hold it."""
+    path = tmp_path_factory.mktemp("plans") / "plan.json"
+    alone = run("plan", SEQNET, "--devices", "2x16GiB", "--optimizer", "adam", "--json")
+    needs = max(use["peak"] for use in json.loads(alone.stdout)["memory"].values())
+    limit = f"cuda:0={needs - 512}B,cuda:1={needs - 512}B"
+    result = run("plan", SEQNET, "--devices", limit, "--optimizer", "adam", "-o", path)
+    assert result.exit_code == 0, result.stderr
+    return path
+
+
+def bad(result: Result, code: int = 2) -> str:
+    """The message of a command that had to fail, and did so in the user's words."""
+    assert result.exit_code == code, (result.exit_code, result.output, result.exception)
+    assert result.stdout == ""
+    assert "Traceback" not in result.stderr
+    return " ".join(result.stderr.split())
+
+
+# What the commands do
+
+
+def test_plan_prints_a_table() -> None:
+    result = run("plan", SEQNET, "--devices", "2x16GiB", "--optimizer", "adam")
+    assert result.exit_code == 0, result.stderr
+    assert result.stdout.startswith("SeqNet on cuda:0 (1 more left empty), training with adam")
+    assert "proved best for latency" in result.stdout
+    assert "the whole model" in result.stdout
+
+
+def test_plan_splits_where_memory_demands_it(seqnet_plan: Path) -> None:
+    plan = Plan.load(seqnet_plan)
+    assert plan.parameters["lin1.weight"] != plan.parameters["lin2.weight"]
+    assert plan.optimizer == "adam"
+
+
+def test_json_is_all_that_is_on_stdout() -> None:
+    result = run("plan", SEQNET, "--devices", "2x16GiB", "--json")
+    assert result.exit_code == 0, result.stderr
+    assert json.loads(result.stdout)["schema"] == 1
+    assert Plan.from_json(result.stdout).to_json() == result.stdout
+
+
+def test_what_a_model_prints_stays_off_stdout(tmp_path: Path) -> None:
+    (tmp_path / "chatty.py").write_text(
+        textwrap.dedent("""
+            import os
+            import torch
+            print("python says hello")
+            os.system("echo the shell says hello")
+            model = torch.nn.Linear(4, 2)
+        """)
+    )
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    result = subprocess_run(
+        "plan", "chatty:model", "--devices", "1GiB", "--json", env=environment
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert json.loads(result.stdout)["schema"] == 1
+    assert "python says hello" in result.stderr
+    assert "the shell says hello" in result.stderr
+
+
+def test_output_and_json_agree(tmp_path: Path) -> None:
+    path = tmp_path / "plan.json"
+    result = run("plan", SEQNET, "--devices", "2x16GiB", "--json", "-o", path)
+    assert path.read_text() == result.stdout
+    assert os.listdir(tmp_path) == ["plan.json"]
+
+
+def test_options_reach_the_plan(tmp_path: Path) -> None:
+    path = tmp_path / "plan.json"
+    arguments = ["plan", SEQNET, "--devices", "cuda:0,cuda:1", "--memory", "cuda:0=1GiB,cuda:1=2GiB"]
+    arguments += ["--mode", "inference", "--objective", "throughput", "--input", "f32[8,1,28,28]"]
+    arguments += ["--constraint", "pin lin2=cuda:1", "--constraint", "contiguous"]
+    result = run(*arguments, "--time-limit", 60, "--seed", 3, "-o", path)
+    assert result.exit_code == 0, result.stderr
+    plan = Plan.load(path)
+    assert (plan.mode, plan.objective) == ("inference", "throughput")
+    assert [plan.memory[device].limit for device in plan.devices] == [2**30, 2**31]
+    assert plan.parameters["lin2.weight"] == "cuda:1"
+    assert plan.constraints == ("pin lin2=cuda:1", "contiguous")
+    assert "8" in result.stdout
+
+
+def test_inputs_come_from_python_too() -> None:
+    result = run("plan", "inputs_for_cli:Adder", "--inputs", "inputs_for_cli:call", "--devices", "1GiB")
+    assert result.exit_code == 0, result.stderr
+
+
+def test_show_prints_the_same_table(seqnet_plan: Path) -> None:
+    result = run("show", seqnet_plan)
+    assert result.exit_code == 0, result.stderr
+    assert "SeqNet on cuda:0 and cuda:1, training with adam" in result.stdout
+    assert "lin2" in result.stdout
+
+
+def test_show_explains(seqnet_plan: Path) -> None:
+    result = run("show", seqnet_plan, "--explain")
+    assert result.stdout.strip() == Plan.load(seqnet_plan).explain().strip()
+
+
+@pytest.mark.parametrize(
+    ("name", "begin"),
+    [("a.svg", b"<?xml"), ("a.png", b"\x89PNG"), ("a.dot", b"digraph"), ("a.html", b"<!DOCTYPE")],
+)
+def test_draw_goes_by_the_suffix(
+    seqnet_plan: Path, tmp_path: Path, name: str, begin: bytes
+) -> None:
+    result = run("draw", seqnet_plan, "-o", tmp_path / name)
+    assert (result.exit_code, result.stdout) == (0, ""), result.stderr
+    assert (tmp_path / name).read_bytes().lstrip().startswith(begin)
+
+
+def test_emit_gives_source_that_compiles(seqnet_plan: Path, tmp_path: Path) -> None:
+    shown = run("emit", seqnet_plan)
+    assert shown.exit_code == 0, shown.stderr
+    compile(shown.stdout, "placed.py", "exec")
+    assert ".to(" in shown.stdout
+    run("emit", seqnet_plan, "-o", tmp_path / "placed.py")
+    assert (tmp_path / "placed.py").read_text().strip() == shown.stdout.strip()
+
+
+def test_verify_runs_both_on_virtual_gpus(seqnet_plan: Path) -> None:
+    result = run("verify", SEQNET, seqnet_plan)
+    assert result.exit_code == 0, result.stderr
+    assert "gradients: equal" in result.stdout
+    assert "cuda:1: measured peak" in result.stdout
+
+
+def test_compare_puts_plan_and_hand_split_side_by_side(seqnet_plan: Path) -> None:
+    result = run("compare", SEQNET, seqnet_plan, "examples.seqnet:HandSplitSeqNet")
+    assert result.exit_code == 0, result.stderr
+    assert "HandSplitSeqNet" in result.stdout
+    assert "1.000" in result.stdout
+
+
+def test_compare_needs_no_plan() -> None:
+    result = run("compare", SEQNET, "examples.seqnet:HandSplitSeqNet", "--devices", "2x16GiB")
+    assert result.exit_code == 0, result.stderr
+
+
+def test_devices_writes_a_cluster_file_that_plan_reads(tmp_path: Path) -> None:
+    path = tmp_path / "cluster.toml"
+    assert run("devices").stdout.strip()
+    assert run("devices", "-o", path).exit_code == 0
+    result = run("plan", SEQNET, "--devices", path)
+    assert result.exit_code == 0, result.stderr
+
+
+def test_a_hugging_face_configuration_is_planned_on_meta(tmp_path: Path) -> None:
+    config = {"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"], "n_layer": 1}
+    config |= {"n_embd": 16, "n_head": 2, "n_positions": 32, "vocab_size": 64}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    plan = tmp_path / "plan.json"
+    arguments = ["--devices", "2x1GiB", "--input", "input_ids=i64[2,8]", "-o", plan]
+    for reference in (tmp_path, tmp_path / "config.json"):
+        result = run("plan", f"hf:{reference}", *arguments)
+        assert result.exit_code == 0, result.stderr
+    assert "GPT2LMHeadModel" in result.stdout
+    verified = run("verify", f"hf:{tmp_path}", plan)
+    assert verified.exit_code == 0, verified.stderr
+
+
+def test_help_has_examples() -> None:
+    assert "partitioner plan examples.seqnet:model" in run("--help").stdout
+
+
+# Bad input: exit code 2, a message without traceback, nothing written
+
+PLAN = ("plan", SEQNET, "--devices", "2x16GiB")
+MALFORMED: dict[str, tuple[tuple[str, ...], str]] = {
+    "no command like it": (("pln",), "did you mean 'plan'"),
+    "no option like it": ((*PLAN, "--objectve", "latency"), "--objective"),
+    "no devices": (("plan", SEQNET), "--devices"),
+    "no model": (("plan",), "MODEL"),
+    "model without colon": (("plan", "examples.seqnet", "--devices", "1GiB"), "package.module:name"),
+    "no such module": (("plan", "exmples.seqnet:model", "--devices", "1GiB"), "exmples"),
+    "no such name": (("plan", "examples.seqnet:modle", "--devices", "1GiB"), "did you mean 'model'"),
+    "not a model": (("plan", "os:sep", "--devices", "1GiB"), "is a str"),
+    "gives no model": (("plan", "os:getcwd", "--devices", "1GiB"), "gives a str"),
+    "needs arguments": (("plan", "torch.nn:Linear", "--devices", "1GiB"), "needs in_features"),
+    "no configuration": (("plan", "hf:nowhere", "--devices", "1GiB"), "nowhere"),
+    "no such cluster file": (("plan", SEQNET, "--devices", "nowhere.toml"), "nowhere.toml"),
+    "no such kind": (("plan", SEQNET, "--devices", "2xa100-41gb"), "a100-40gb"),
+    "memory of nothing": (("plan", SEQNET, "--devices", "2x0GiB"), "above 0"),
+    "negative memory": ((*PLAN, "--memory", "-1GiB"), "-1GiB"),
+    "memory without unit": ((*PLAN, "--memory", "lots"), "lots"),
+    "memory of another device": ((*PLAN, "--memory", "cuda:7=1GiB"), "cuda:7"),
+    "no such mode": ((*PLAN, "--mode", "training"), "train"),
+    "no such objective": ((*PLAN, "--objective", "speed"), "latency"),
+    "no such optimizer": ((*PLAN, "--optimizer", "adamm"), "adam"),
+    "no such constraint": ((*PLAN, "--constraint", "pim lin1=cuda:0"), "did you mean 'pin'"),
+    "pattern without match": ((*PLAN, "--constraint", "pin lin3=cuda:0"), "lin2"),
+    "pin to no device": ((*PLAN, "--constraint", "pin lin1=cuda:9"), "cuda:9"),
+    "pins that clash": (
+        (*PLAN, "--constraint", "pin lin1=cuda:0", "--constraint", "pin lin1=cuda:1"),
+        "contradict",
+    ),
+    "input without sizes": ((*PLAN, "--input", "f32"), "f32[64,1,28,28]"),
+    "input of no type": ((*PLAN, "--input", "f33[1]"), "did you mean 'f32'"),
+    "input that does not fit": ((*PLAN, "--input", "f32[3,5]"), "3"),
+    "input of another name": ((*PLAN, "--input", "y=f32[64,784]"), "y"),
+    "input twice": ((*PLAN, "--input", "x=f32[1,784]", "--input", "x=f32[1,784]"), "twice"),
+    "both kinds of inputs": ((*PLAN, "--input", "f32[1,784]", "--inputs", "os:sep"), "not both"),
+    "inputs that are none": ((*PLAN, "--inputs", "os:sep"), "inputs are"),
+    "no time": ((*PLAN, "--time-limit", "0"), "above 0"),
+    "time that is no number": ((*PLAN, "--time-limit", "nan"), "above 0"),
+    "output in no folder": ((*PLAN, "-o", "nowhere/plan.json"), "no folder"),
+    "output is a folder": ((*PLAN, "-o", "tests"), "is a folder"),
+    "no such plan": (("show", "nowhere.json"), "nowhere.json"),
+    "plan that is none": (("show", "README.md"), "README.md"),
+    "picture of no kind": (("draw", "plan.json", "-o", "graph.jpg"), ".png"),
+    "picture without file": (("draw", "plan.json"), "--output"),
+    "emit of no plan": (("emit", "nowhere.json"), "nowhere.json"),
+    "verify without plan": (("verify", SEQNET), "PLAN"),
+    "compare with nothing": (("compare", SEQNET), "PLAN_OR_HANDSPLIT"),
+    "compare without devices": (
+        ("compare", SEQNET, "examples.seqnet:HandSplitSeqNet"),
+        "--devices",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MALFORMED)
+def test_bad_input_is_told(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments, expected = MALFORMED[name]
+    before = sorted(os.listdir(ROOT))
+    assert expected in bad(run(*arguments))
+    assert sorted(os.listdir(ROOT)) == before
+
+
+def test_nothing_is_written_when_nothing_fits(tmp_path: Path) -> None:
+    path = tmp_path / "plan.json"
+    result = run("plan", SEQNET, "--devices", "2x64KiB", "--optimizer", "adam", "-o", path)
+    message = bad(result, 3)
+    assert "KiB" in message
+    assert not path.exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("raise ValueError('no weights here')", "no weights here (broken.py:1: raise ValueError"),
+        ("import torch\n\nmodel = torch.nn.Linear(3)\n", "broken.py:3: model = torch.nn.Linear(3)"),
+        ("model = (\n", "broken.py:1"),
+        ("import not_installed_anywhere", "not_installed_anywhere"),
+        ("import sys\nsys.exit(5)", "broken.py:2: sys.exit(5)"),
+        ("def model():\n    return 1 / 0\n", "broken.py:2: return 1 / 0"),
+    ],
+)
+def test_a_model_that_fails_is_told_with_its_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, expected: str
+) -> None:
+    (tmp_path / "broken.py").write_text(text)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    monkeypatch.delitem(sys.modules, "broken", raising=False)
+    assert expected in bad(run("plan", "broken:model", "--devices", "1GiB"))
+
+
+def test_a_plan_of_another_model_is_told(seqnet_plan: Path) -> None:
+    message = bad(run("verify", "torch.nn:Identity", seqnet_plan))
+    assert "another model" in message
+
+
+def test_a_damaged_plan_is_told_and_nothing_is_drawn(seqnet_plan: Path, tmp_path: Path) -> None:
+    damaged = tmp_path / "plan.json"
+    damaged.write_text(seqnet_plan.read_text().replace('"cuda:1"', '"cuda:7"', 1))
+    assert "cuda:7" in bad(run("draw", damaged, "-o", tmp_path / "graph.svg"))
+    assert os.listdir(tmp_path) == ["plan.json"]
+
+
+def test_our_own_fault_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*args: object, **kwargs: object) -> None:
+        raise ZeroDivisionError("planted")
+
+    monkeypatch.setattr("partitioner.cli.make_plan", broken)
+    message = bad(run(*PLAN), 1)
+    assert "ZeroDivisionError: planted" in message
+    assert "report" in message
+    debug = run("--debug", *PLAN)
+    assert debug.exit_code == 1
+    assert "Traceback" in debug.stderr
+
+
+# As a process
+
+
+def test_a_closed_pipe_is_no_error(seqnet_plan: Path) -> None:
+    command = f"'{sys.executable}' -m partitioner show '{seqnet_plan}' | head -n 1"
+    result = subprocess.run(
+        command, shell=True, capture_output=True, text=True, cwd=ROOT, check=False, timeout=60
+    )
+    assert result.stdout.startswith("SeqNet")
+    assert result.stderr == ""
+
+
+def test_pipes_and_no_color_get_plain_text(seqnet_plan: Path) -> None:
+    result = subprocess_run("show", str(seqnet_plan), env={**os.environ, "NO_COLOR": "1"})
+    assert result.returncode == 0, result.stderr
+    assert "\x1b" not in result.stdout
+
+
+def test_a_terminal_without_unicode_gets_a_table(seqnet_plan: Path) -> None:
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
+    result = subprocess_run("show", str(seqnet_plan), env=environment)
+    assert result.returncode == 0, result.stderr
+    assert "lin1" in result.stdout
