@@ -6,6 +6,7 @@ from cost_models.interface import CostModel, DeviceKind, OperatorCall
 from cost_models.kernels import is_bandwidth_bound
 from cost_models.links import DEFAULT_LINK, LINK_KINDS, LinkKind
 from cost_models.machine import kind_by_product_name, local_device
+from cost_models.measured import MeasuredCostModel, Measurement
 from cost_models.operators import Observation, OperatorRecorder, observe
 from cost_models.roofline import FALLBACKS, RooflineCostModel
 from cost_models.signatures import rebuild
@@ -19,6 +20,8 @@ __all__ = [
     "CostModelError",
     "DeviceKind",
     "LinkKind",
+    "MeasuredCostModel",
+    "Measurement",
     "Observation",
     "OperatorCall",
     "OperatorRecorder",

@@ -66,7 +66,7 @@ def overload_of(operator: str) -> Any | None:
         found = getattr(found, part, None)
         if found is None:
             return None
-    return found
+    return found if isinstance(found, torch._ops.OpOverload) else None
 
 
 def is_bandwidth_bound(operator: str) -> bool:

@@ -119,11 +119,15 @@ def observe(
     given = next((leaf for leaf in leaves if isinstance(leaf, FakeTensor)), None)
     mode = given.fake_mode if given is not None else FakeTensorMode(allow_non_fake_inputs=True)
 
+    copies: dict[int, torch.Tensor] = {}
+
     def fake(tensor: torch.Tensor) -> torch.Tensor:
         if isinstance(tensor, FakeTensor):
             return tensor
-        copy = torch.empty_strided(tensor.size(), tensor.stride(), dtype=tensor.dtype)
-        return copy.requires_grad_(tensor.requires_grad)
+        if id(tensor) not in copies:
+            copy = torch.empty_strided(tensor.size(), tensor.stride(), dtype=tensor.dtype)
+            copies[id(tensor)] = copy.requires_grad_(tensor.requires_grad)
+        return copies[id(tensor)]
 
     phases: list[list[OperatorCall]] = [[]]
     with torch.random.fork_rng(devices=[]), mode:

@@ -49,7 +49,7 @@ NOTHING_FITS = 3
 OUT_OF_TIME = 4
 OUR_FAULT = 1
 INTERRUPTED = 130
-PIPE_WIDTH = 100
+PIPE_WIDTH = 110
 """Columns of a table that goes into a pipe or file."""
 
 Command = TypeVar("Command", bound=Callable[..., Any])

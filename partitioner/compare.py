@@ -17,6 +17,7 @@ from partitioner.placement import (
     bottleneck_seconds,
     infer_placement,
     objective_value,
+    peak_nbytes,
     step_seconds,
     transfers,
 )
@@ -72,7 +73,9 @@ def compare(
         for name, candidate in candidates.items():
             placement = _placement(name, candidate, captured, cluster)
             measured = dry_run(model, captured, placement, cluster, make_optimizer=make_optimizer)
-            peaks = {device: use.peak for device, use in measured.items()}
+            peaks = peak_nbytes(graph, placement)
+            if measured is not None:
+                peaks = {device: use.peak for device, use in measured.items()}
             rows.append(
                 ComparisonRow(
                     name=name,
@@ -95,7 +98,7 @@ def state_devices(build: Callable[[], nn.Module], cluster: Cluster) -> dict[str,
 
     It is built on virtual GPUs that are named as those of `cluster`, without limits.
     """
-    with virtual_gpus(cluster.without_limits()):
+    with virtual_gpus(cluster, limits=False):
         model = build()
         state = (
             *model.named_parameters(remove_duplicate=False),

@@ -27,7 +27,7 @@ from partitioner.errors import InfeasibleError, SpecError
 from partitioner.graph import CostGraph, annotate, optimizer_factory
 from partitioner.placement import build_plan
 from partitioner.plan import Plan
-from partitioner.solve import Problem, Solution, Status, formulate, solve
+from partitioner.solve import Problem, Solution, Status, evaluate, formulate, solve
 from partitioner.spec import MODES, OBJECTIVES, Cluster, Constraint, Device, check_name
 from partitioner.virtual import suspended
 
@@ -214,15 +214,15 @@ def _solve_and_rehearse(
     time_limit: float | None,
     seed: int,
     say: Progress,
-) -> tuple[Solution, dict[str, MeasuredMemory]]:
+) -> tuple[Solution, dict[str, MeasuredMemory] | None]:
     """Solve under linear memory rows, then let the dry run judge; tighten and repeat.
 
     The rows predict a device's peak within some percent. Where the dry run finds more than the
     limit, that device's limit shrinks by the excess. The bound of the first solve, under the true
-    limits, stays the bound of the plan.
+    limits, stays the bound of the plan. Where there can be no dry run, the prediction stands.
     """
     limits = {device.name: device.memory for device in cluster.devices}
-    bound: float | None = None
+    original, bound = problem, None
     for _ in range(DRY_RUNS):
         say("solving")
         solution = solve(problem, time_limit=time_limit, seed=seed, progress=say)
@@ -231,13 +231,15 @@ def _solve_and_rehearse(
         measured = dry_run(
             model, captured, solution.assignment, cluster, make_optimizer=make_optimizer
         )
+        if measured is None:
+            return solution, None
         excess = {
             name: measured[name].peak - limit
             for name, limit in limits.items()
             if isinstance(limit, int) and measured[name].peak > limit
         }
         if not excess:
-            return _with_bound(solution, bound), measured
+            return _judged(solution, original, bound), measured
         problem = _tightened(problem, excess)
     raise InfeasibleError(
         f"no placement was found whose rehearsed peak stays within the limits in {DRY_RUNS} "
@@ -255,11 +257,11 @@ def _tightened(problem: Problem, excess: Mapping[str, int]) -> Problem:
     return replace(problem, capacity_nbytes=capacities)
 
 
-def _with_bound(solution: Solution, bound: float) -> Solution:
-    """The solution, judged against the bound under the true memory limits."""
-    if bound >= solution.bound:
-        return solution
-    return replace(solution, bound=bound, status=Status.FEASIBLE)
+def _judged(solution: Solution, problem: Problem, bound: float) -> Solution:
+    """A solution found under tighter limits, judged under the true ones."""
+    objective = evaluate(problem, solution.assignment).objective
+    status = solution.status if bound >= solution.bound else Status.FEASIBLE
+    return replace(solution, objective=objective, bound=min(bound, objective), status=status)
 
 
 def _optimizer_name(optimizer: Optimizer) -> str | None:

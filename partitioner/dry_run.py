@@ -14,7 +14,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils import _pytree as pytree
 
-from partitioner.capture import Captured, fake_clone
+from partitioner.capture import DATA_DEPENDENT, Captured, fake_clone, quiet
 from partitioner.emit import place
 from partitioner.graph import training_loss
 from partitioner.spec import Cluster
@@ -47,23 +47,38 @@ def dry_run(
     cluster: Cluster,
     *,
     make_optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer] | None,
-) -> dict[str, MeasuredMemory]:
+) -> dict[str, MeasuredMemory] | None:
     """Measure what each device of `cluster` holds, by device name.
 
     In training, two steps of forward, backward and optimizer under the loss of `training_loss`;
-    in inference, one forward without gradients.
+    in inference, one forward without gradients. `None` where the model decides by its data, of
+    which fake tensors have none.
     """
-    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
-        fake = fake_clone(model, mode)
-        args, kwargs = pytree.tree_map_only(
-            torch.Tensor, lambda tensor: torch.empty_like(tensor, device="cpu"), captured.example
-        )
-        with virtual_gpus(cluster.without_limits()) as gpus:
-            placed = place(fake, captured, placement)
-            del fake
-            if captured.training:
-                return _training(placed, args, kwargs, gpus, cluster, make_optimizer)
-            return _inference(placed, args, kwargs, gpus, cluster)
+    try:
+        with quiet(), FakeTensorMode(allow_non_fake_inputs=True) as mode:
+            return _rehearsed(mode, model, captured, placement, cluster, make_optimizer)
+    except DATA_DEPENDENT:
+        return None
+
+
+def _rehearsed(
+    mode: FakeTensorMode,
+    model: nn.Module,
+    captured: Captured,
+    placement: Mapping[str, str],
+    cluster: Cluster,
+    make_optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer] | None,
+) -> dict[str, MeasuredMemory]:
+    fake = fake_clone(model, mode)
+    args, kwargs = pytree.tree_map_only(
+        torch.Tensor, lambda tensor: torch.empty_like(tensor, device="cpu"), captured.example
+    )
+    with virtual_gpus(cluster, limits=False) as gpus:
+        placed = place(fake, captured, placement)
+        del fake
+        if captured.training:
+            return _training(placed, args, kwargs, gpus, cluster, make_optimizer)
+        return _inference(placed, args, kwargs, gpus, cluster)
 
 
 def _training(

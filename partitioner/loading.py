@@ -258,6 +258,7 @@ def _hugging_face(text: str, *, materialised: bool, seed: int) -> nn.Module:
     with _told(f"building the model of '{file}'"):
         import transformers
 
+        transformers.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
         kind = str(raw["model_type"])
         if kind not in transformers.CONFIG_MAPPING:
             known = tuple(transformers.CONFIG_MAPPING)

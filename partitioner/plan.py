@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
+import msgspec
 from torch import nn
 
-from partitioner.capture import Captured, capture, example_of, records
+from partitioner.capture import Captured, Program, capture, example_of, named_tensors, records
 from partitioner.emit import PlacedModule, device_map, place, source
 from partitioner.errors import PlanError
 from partitioner.placement import PlanDocument
@@ -92,29 +93,35 @@ class Plan(PlanDocument, frozen=True):
         self._compare_state(model)
         args, kwargs = example_of(self.inputs)
         captured = capture(model, args, kwargs, training=self.mode == "train")
-        found = records(captured)
-        if found != self.program:
-            raise PlanError(_difference("node", _texts(self.program), _texts(found)))
+        planned, found = _comparable(self.program), _comparable(records(captured))
+        if found != planned:
+            raise PlanError(_difference("node", _texts(planned), _texts(found)))
         return captured
 
     def _compare_state(self, model: nn.Module) -> None:
-        tensors = [
-            *model.named_parameters(remove_duplicate=False),
-            *model.named_buffers(remove_duplicate=False),
-        ]
-        found = {name: f"{list(t.shape)} {str(t.dtype)[6:]}" for name, t in tensors}
+        found = {
+            held.names[0]: f"{held.role} {list(held.tensor.shape)} {str(held.tensor.dtype)[6:]}"
+            for held in named_tensors(model)
+        }
         planned = {
-            name: f"{list(state.tensor.shape)} {state.tensor.dtype}"
+            state.names[0]: f"{state.role} {list(state.tensor.shape)} {state.tensor.dtype}"
             for state in self.model.state
-            if state.role != "constant"
-            for name in state.names
         }
         if found != planned:
-            raise PlanError(_difference("parameter", planned, found))
+            raise PlanError(_difference("tensor", planned, found))
 
 
-def _texts(program: Any) -> dict[str, str]:
-    return {node.name: repr(node) for node in program.nodes}
+def _comparable(program: Program) -> Program:
+    """The program without what may differ: where the model's class is defined."""
+    alternate = None if program.alternate is None else _comparable(program.alternate)
+    return msgspec.structs.replace(program, model_class="", alternate=alternate)
+
+
+def _texts(program: Program) -> dict[str, str]:
+    """A line for each node, then one for each further part of the program, by name."""
+    parts = {name: repr(getattr(program, name)) for name in program.__struct_fields__}
+    nodes = {node.name: repr(msgspec.structs.replace(node, line="")) for node in program.nodes}
+    return {**nodes, **{name: text for name, text in parts.items() if name != "nodes"}}
 
 
 def _difference(what: str, planned: Mapping[str, str], found: Mapping[str, str]) -> str:

@@ -10,9 +10,8 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils import _pytree as pytree
 
-from partitioner.graph import optimizer_factory, training_loss
+from partitioner.graph import optimizer_factory, output_tensors, training_loss
 from partitioner.plan import Plan
 from partitioner.virtual import virtual_gpus
 
@@ -55,7 +54,7 @@ class VerifyReport:
 
     @property
     def passed(self) -> bool:
-        """Everything is equal within tolerance, and no device held more than 1% over its promise."""
+        """Everything is equal within tolerance, and no device took over 1% more than promised."""
         return not any(comparison.differing for comparison in self.comparisons) and all(
             measured <= 1.01 * self.promised_peak_nbytes[name]
             for name, measured in self.measured_peak_nbytes.items()
@@ -142,8 +141,7 @@ def _run(
 
 
 def _named_leaves(output: object) -> dict[str, torch.Tensor]:
-    leaves = [leaf for leaf in pytree.tree_leaves(output) if isinstance(leaf, torch.Tensor)]
-    return {f"output {i}": _on_host(leaf) for i, leaf in enumerate(leaves)}
+    return {f"output {i}": _on_host(leaf) for i, leaf in enumerate(output_tensors(output))}
 
 
 def _on_host(tensor: torch.Tensor) -> torch.Tensor:

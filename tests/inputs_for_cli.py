@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from examples.seqnet import SeqNet
+
 
 class Adder(nn.Module):
     def __init__(self) -> None:
@@ -17,3 +19,8 @@ class Adder(nn.Module):
 
 def call() -> dict[str, Tensor]:
     return {"left": torch.ones(2, 4), "right": torch.ones(4)}
+
+
+def wider() -> SeqNet:
+    """SeqNet with more between its layers: another model under the same name."""
+    return SeqNet(hidden_size=300)

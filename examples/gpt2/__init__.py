@@ -18,6 +18,7 @@ model = GPT2LMHeadModel(
         n_layer=6,
         n_head=6,
         use_cache=False,
+        loss_type="ForCausalLM",
         resid_pdrop=0.0,
         embd_pdrop=0.0,
         attn_pdrop=0.0,

@@ -24,7 +24,7 @@ def main() -> None:
 
     heading("Two GPUs of 16 GiB: one is enough, and the plan says so")
     roomy = plan(model, "2x16GiB", images, optimizer="adam")
-    print(roomy, "", roomy.explain(), sep="\n")
+    print(roomy.explain())
 
     one_needs = max(use.peak for use in roomy.memory.values())
     heading(f"Two GPUs with 1 KiB less than the {format_nbytes(one_needs)} that it takes on one")
@@ -80,10 +80,12 @@ def train(
                 losses.append(loss.item())
         print(f"{type(placed).__name__}: loss {losses[0]:.4f} -> {losses[-1]:.4f}")
         moves = [move for move in gpus.transfers if "cpu" not in move[:2]]
-        print(f"  {len(moves) / len(losses):g} transfers a step, such as {moves[:2]}")
+        print(
+            f"  {len(moves) // len(losses)} transfers a step: {moves[: len(moves) // len(losses)]}"
+        )
         for name in cluster.names:
-            promised = f", promised {format_nbytes(split.memory[name].peak)}" if split else ""
-            print(f"  {name}: peak {format_nbytes(gpus[name].peak_nbytes)}{promised}")
+            promised = f", promised {split.memory[name].peak:,} without the loss" if split else ""
+            print(f"  {name}: measured peak {gpus[name].peak_nbytes:,} bytes{promised}")
     return losses
 
 

@@ -2,7 +2,7 @@
 
 from partitioner.capture.captured import Captured, ModuleCall, NodeInfo, StateSpec, TensorSpec
 from partitioner.capture.check import GraphRun
-from partitioner.capture.clone import clone, fake_clone, fetch
+from partitioner.capture.clone import NamedTensor, clone, fake_clone, fetch, named_tensors
 from partitioner.capture.example import example_call
 from partitioner.capture.inputs import InputSpec
 from partitioner.capture.program import (
@@ -14,11 +14,14 @@ from partitioner.capture.program import (
     inputs_of,
     records,
 )
+from partitioner.capture.quiet import quiet
 from partitioner.capture.record import capture
+from partitioner.capture.recorder import DATA_DEPENDENT
 from partitioner.capture.structure import Structure
 from partitioner.capture.symbols import Condition, Dimension
 
 __all__ = [
+    "DATA_DEPENDENT",
     "Captured",
     "Condition",
     "Dimension",
@@ -26,6 +29,7 @@ __all__ = [
     "InputSpec",
     "Inputs",
     "ModuleCall",
+    "NamedTensor",
     "NodeInfo",
     "Program",
     "StateSpec",
@@ -40,5 +44,7 @@ __all__ = [
     "fetch",
     "graph_of",
     "inputs_of",
+    "named_tensors",
+    "quiet",
     "records",
 ]

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import fx
 from torch.fx.node import map_arg
 
@@ -17,6 +18,13 @@ from partitioner.capture.devices import DeviceUse
 from partitioner.capture.recorder import Frame, Recorder, Recording
 
 _NUMBER_MODULES = ("_operator", "math", "builtins")
+_PURE_FUNCTIONS = frozenset({torch.arange, torch.zeros, torch.ones, torch.full, torch.tensor})
+_PURE_METHODS = frozenset(
+    {
+        *("size", "numel", "view", "reshape", "expand", "unsqueeze", "squeeze", "transpose"),
+        *("permute", "to", "float", "contiguous", "flatten", "new_ones", "new_zeros", "detach"),
+    }
+)
 
 
 @dataclass(slots=True)
@@ -126,14 +134,14 @@ def _prune(recording: Recording, output: Any) -> None:
 
 
 def _only_reads(node: fx.Node, recording: Recording) -> bool:
-    if node.op == "get_attr":
-        return True
-    if node.op == "call_function" and node.target is operator.getitem:
-        source = node.args[0]
-        return isinstance(source, fx.Node) and isinstance(
-            recording.infos[source].value, (tuple, dict)
-        )
-    return is_number(node, recording.infos[node])
+    """Whether nothing is lost with a node that nobody uses; random numbers count as something."""
+    info = recording.infos[node]
+    if info.mutates:
+        return False
+    if node.op == "call_function":
+        name = getattr(node.target, "__module__", "")
+        return name in _NUMBER_MODULES or node.target in _PURE_FUNCTIONS
+    return node.op == "get_attr" or (node.op == "call_method" and node.target in _PURE_METHODS)
 
 
 def is_number(node: fx.Node, info: NodeInfo) -> bool:

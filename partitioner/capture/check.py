@@ -12,6 +12,7 @@ from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from partitioner.capture.captured import Captured, TensorSpec
 from partitioner.capture.clone import fake_clone, fake_like, fetch
+from partitioner.errors import CaptureError
 
 
 class GraphRun(fx.Interpreter):
@@ -51,8 +52,16 @@ class GraphRun(fx.Interpreter):
             return super().run_node(n)
 
     def call(self, *args: Any, **kwargs: Any) -> Any:
-        """Run the graph as the model would be called."""
+        """Run the graph as the model would be called.
+
+        Raises:
+            CaptureError: the inputs are not what was recorded, or have sizes that do not fit.
+        """
         inputs = self.captured.input_spec.flatten(args, kwargs)
+        sizes = dict(zip(self.captured.input_spec.placeholders, inputs, strict=True))
+        for condition in self.captured.conditions:
+            if not condition.holds(lambda name, dimension: sizes[name].shape[dimension]):
+                raise CaptureError(f"the recording holds only where {condition.text}")
         return self.captured.output_spec.rebuild(self.run(*inputs))
 
 

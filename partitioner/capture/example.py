@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import inspect
+import itertools
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils import _pytree as pytree
+from torch import nn
 
-from partitioner.capture.clone import fake_clone, fake_like
 from partitioner.capture.quiet import quiet
+from partitioner.capture.record import runs
 from partitioner.errors import CaptureError
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
@@ -21,6 +20,10 @@ BATCH = 8
 SEQUENCE = 16
 IMAGE_SIZES = (224, 64, 32, 28, 128, 256)
 """Heights and widths that are tried where the first layer is a convolution."""
+VOLUME_SIZES = (32, 16, 64)
+"""Sizes that are tried where it is a convolution over volumes."""
+FIRST_LAYERS = 4
+"""How many layers are taken for the first one, in order of registration."""
 
 
 def example_call(
@@ -48,11 +51,9 @@ def example_call(
         return args, {**named, **kwargs}
     if kwargs:
         return (), kwargs
-    for offered in _offered(model):
-        return _call_of(offered)
-    for guess in _guesses(model):
-        if _runs(model, guess):
-            return (guess,), {}
+    for call in (*map(_call_of, _offered(model)), *_guesses(model)):
+        if _runs(model, call):
+            return call
     raise CaptureError(
         f"what {type(model).__name__} takes cannot be told from its layers: pass example_inputs, a "
         f"tensor, tuple or dict that fits forward{inspect.signature(model.forward)}, such as "
@@ -80,41 +81,74 @@ def _offered(model: nn.Module) -> Iterator[Any]:
             yield offered
 
 
-def _guesses(model: nn.Module) -> Iterator[Tensor]:
-    """Inputs that fit the first layer, likeliest first."""
-    for layer in model.modules():
-        match layer:
-            case nn.Linear():
-                yield torch.empty(BATCH, layer.in_features, device="meta")
-                yield torch.empty(BATCH, SEQUENCE, layer.in_features, device="meta")
-            case nn.Conv1d():
-                for size in IMAGE_SIZES:
-                    yield torch.empty(BATCH, layer.in_channels, size, device="meta")
-            case nn.Conv2d():
-                for size in IMAGE_SIZES:
-                    yield torch.empty(BATCH, layer.in_channels, size, size, device="meta")
-            case nn.Conv3d():
-                for size in (16, 32, 64):
-                    yield torch.empty(BATCH, layer.in_channels, size, size, size, device="meta")
-            case nn.Embedding() | nn.EmbeddingBag():
-                yield torch.empty(BATCH, SEQUENCE, dtype=torch.int64, device="meta")
-            case nn.RNNBase():
-                sizes = (BATCH, SEQUENCE) if layer.batch_first else (SEQUENCE, BATCH)
-                yield torch.empty(*sizes, layer.input_size, device="meta")
-            case nn.TransformerEncoderLayer() | nn.MultiheadAttention():
-                attention = layer if isinstance(layer, nn.MultiheadAttention) else layer.self_attn
-                yield torch.empty(SEQUENCE, BATCH, attention.embed_dim, device="meta")
-            case _:
-                continue
+def _guesses(model: nn.Module) -> Iterator[Call]:
+    """Calls that fit the model's configuration or its first layers, likeliest first."""
+    config = getattr(model, "config", None)
+    if getattr(model, "main_input_name", None) == "pixel_values" and config is not None:
+        channels, size = getattr(config, "num_channels", 3), getattr(config, "image_size", 224)
+        height, width = size if isinstance(size, (tuple, list)) else (size, size)
+        yield (), {"pixel_values": torch.zeros(BATCH, channels, height, width)}
+    parameters = inspect.signature(model.forward).parameters.values()
+    needed = [p for p in parameters if p.default is p.empty and p.kind is not p.VAR_KEYWORD]
+    if len(needed) > 1:
         return
+    layers = (layer for layer in model.modules() if isinstance(layer, _TELLING))
+    for layer in itertools.islice(layers, FIRST_LAYERS):
+        dtype = next((p.dtype for p in layer.parameters()), torch.float32)
+        for sizes in _sizes(layer):
+            yield (torch.zeros(sizes, dtype=dtype),), {}
+        if isinstance(layer, (nn.Embedding, nn.EmbeddingBag)):
+            tables = [each for each in model.modules() if isinstance(each, nn.Embedding)]
+            length = min([SEQUENCE, *(each.num_embeddings for each in tables)])
+            yield (torch.zeros(BATCH, length, dtype=torch.int64),), {}
+            yield (torch.zeros(BATCH, dtype=torch.int64),), {}
 
 
-def _runs(model: nn.Module, guess: Tensor) -> bool:
-    mode = FakeTensorMode(allow_non_fake_inputs=True)
-    clone, fake = fake_clone(model, mode), fake_like(guess, mode)
-    try:
-        with quiet(), mode, torch.no_grad():
-            result = clone(fake)
-    except Exception:
-        return False
-    return any(isinstance(leaf, Tensor) for leaf in pytree.tree_leaves(result))
+_TELLING = (
+    nn.Linear,
+    nn.Conv1d,
+    nn.Conv2d,
+    nn.Conv3d,
+    nn.Embedding,
+    nn.EmbeddingBag,
+    nn.RNNBase,
+    nn.MultiheadAttention,
+    nn.TransformerEncoderLayer,
+    nn.LayerNorm,
+    nn.BatchNorm1d,
+    nn.BatchNorm2d,
+)
+
+
+def _sizes(layer: nn.Module) -> Iterator[tuple[int, ...]]:
+    """Sizes of a batch that a layer takes."""
+    match layer:
+        case nn.Linear():
+            yield BATCH, layer.in_features
+            yield BATCH, SEQUENCE, layer.in_features
+        case nn.Conv1d() | nn.Conv2d() | nn.Conv3d():
+            dimensions = len(layer.kernel_size)
+            sizes = VOLUME_SIZES if dimensions == 3 else IMAGE_SIZES
+            for size in sizes:
+                yield BATCH, layer.in_channels, *[size] * dimensions
+        case nn.RNNBase():
+            outer = (BATCH, SEQUENCE) if layer.batch_first else (SEQUENCE, BATCH)
+            yield *outer, layer.input_size
+        case nn.MultiheadAttention() | nn.TransformerEncoderLayer():
+            attention = layer if isinstance(layer, nn.MultiheadAttention) else layer.self_attn
+            outer = (BATCH, SEQUENCE) if attention.batch_first else (SEQUENCE, BATCH)
+            yield *outer, attention.embed_dim
+        case nn.LayerNorm():
+            yield BATCH, *layer.normalized_shape
+            yield BATCH, SEQUENCE, *layer.normalized_shape
+        case nn.BatchNorm1d():
+            yield BATCH, layer.num_features
+        case nn.BatchNorm2d():
+            for size in IMAGE_SIZES:
+                yield BATCH, layer.num_features, size, size
+
+
+def _runs(model: nn.Module, call: Call) -> bool:
+    """Whether the model runs on such inputs, as a copy on fake tensors."""
+    with quiet():
+        return runs(model, *call)

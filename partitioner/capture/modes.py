@@ -161,7 +161,7 @@ def _joined_info(mine: NodeInfo, theirs: NodeInfo) -> NodeInfo:
 
 def _without_grad(value: Any) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return dataclasses.replace(value, requires_grad=False)  # type: ignore[call-arg]
+        return dataclasses.replace(value, requires_grad=False)
     if isinstance(value, tuple):
         return tuple(map(_without_grad, value))
     if isinstance(value, dict):

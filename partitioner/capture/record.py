@@ -9,9 +9,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses import fake_tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode, ShapeEnv
+from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from partitioner.capture.assemble import ordered, state_specs
 from partitioner.capture.captured import Captured
@@ -20,19 +19,13 @@ from partitioner.capture.clone import fake_clone, fake_like, named_tensors
 from partitioner.capture.inputs import prepared
 from partitioner.capture.layers import layers_of, values_of, volatile_names
 from partitioner.capture.leaves import class_name
-from partitioner.capture.lines import line_of
+from partitioner.capture.lines import lines_of
 from partitioner.capture.modes import Recorded, merged
 from partitioner.capture.quiet import quiet
 from partitioner.capture.recorder import OpaqueNeededError, Recorder
+from partitioner.capture.stand_in import RealRun
 from partitioner.capture.symbols import DataDecidesError, Groups, SizesFixedError, Symbols
 from partitioner.errors import CaptureError
-
-_DATA_DEPENDENT = (
-    DataDecidesError,
-    GuardOnDataDependentSymNode,
-    fake_tensor.DataDependentOutputException,
-    fake_tensor.DynamicOutputShapeException,
-)
 
 
 def capture(
@@ -63,6 +56,20 @@ def capture(
         return _Session(model, args, dict(kwargs or {})).both(training)
 
 
+def runs(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
+    """Whether a model runs on inputs like these, tried on fake tensors without recording."""
+    mode = _fake_mode()
+    clone = fake_clone(model, mode)
+    try:
+        signature = inspect.signature(model.forward)
+        _, args, kwargs = prepared(signature, args, kwargs, lambda _, t: fake_like(t, mode))
+        recorder = Recorder(clone, mode, Symbols(Groups(())), {}, {})
+        with mode, torch.no_grad():
+            return bool(recorder.try_out(args, kwargs))
+    except Exception:
+        return False
+
+
 class _Session:
     """The recordings of one model; what was found to be a leaf in one is one in the next."""
 
@@ -71,10 +78,13 @@ class _Session:
         self.args = args
         self.kwargs = kwargs
         self.leaves: dict[str, str] = {}
+        self.real: dict[str, RealRun] = {}
+        self.errors: dict[str, CaptureError] = {}
         self.signature = inspect.signature(model.forward)
         inputs: list[tuple[str, Tensor]] = []
         prepared(self.signature, args, kwargs, lambda *each: _noted(each, inputs))
-        self.groups = Groups(inputs)
+        recurrent = any(isinstance(module, nn.RNNBase) for module in model.modules())
+        self.groups = Groups(inputs, small=recurrent)
 
     def both(self, training: bool) -> Captured:
         """Record both modes: with free sizes as far as the model allows, or else fixed ones."""
@@ -138,6 +148,9 @@ class _Session:
                         f"that part into a submodule of its own, which is then called as a whole"
                     ) from None
                 self.leaves[needed.path] = needed.reason
+                if needed.error is not None:
+                    self.errors[needed.path] = needed.error
+                    self.real[needed.path] = RealRun(self.model.get_submodule(needed.path))
 
     def _run(self, training: bool) -> Recorded:
         symbols = Symbols(self.groups)
@@ -146,7 +159,7 @@ class _Session:
         if clone.training != training:
             clone.train(training)
         held = named_tensors(clone)
-        recorder = Recorder(clone, symbols, self.leaves)
+        recorder = Recorder(clone, mode, symbols, self.leaves, self.real)
 
         def make(name: str, tensor: Tensor) -> Tensor:
             fake = fake_like(tensor, mode)
@@ -160,7 +173,7 @@ class _Session:
             try:
                 result = recorder.run(args, kwargs)
                 output_spec, leaves = recorder.finish(result)
-            except Exception as error:
+            except (Exception, DataDecidesError) as error:
                 raise self._failure(error, recorder) from error
         self.leaves.update(
             dict.fromkeys(recorder.recording.checkpointed, "it is called under checkpointing")
@@ -189,14 +202,14 @@ class _Session:
         )
         return Recorded(captured, arranged.flags)
 
-    def _failure(self, error: Exception, recorder: Recorder) -> BaseException:
+    def _failure(self, error: BaseException, recorder: Recorder) -> BaseException:
         recording = recorder.recording
-        where = line_of(error.__traceback__)
+        where, short = lines_of(error.__traceback__)
         text = str(error).splitlines()[0] if str(error) else type(error).__name__
-        if isinstance(error, _DATA_DEPENDENT):
+        if isinstance(error, DataDecidesError):
             whole = recording.failed_whole
             if whole and whole not in self.leaves:
-                return OpaqueNeededError(whole, f"it decides by its data ({where})")
+                return OpaqueNeededError(whole, f"it decides by its data ({short})")
             return CaptureError(
                 f"{class_name(type(self.model))} decides by its data in its own forward, at\n"
                 f"  {where}\n"
@@ -204,15 +217,18 @@ class _Session:
                 f"is then called as a whole, or decide with torch.where"
             )
         path = recording.failed_at or ""
-        module = (
-            f"in {path!r} ({class_name(type(self.model.get_submodule(path)))})"
-            if path
-            else "in the model"
-        )
-        return CaptureError(
+        if path in self.errors:
+            return self.errors[path]
+        kind = class_name(type(self.model.get_submodule(path)))
+        module = f"in {path!r} ({kind})" if path else "in the model"
+        failure = CaptureError(
             f"the model does not run on the example inputs: {module}, at\n  {where}\n"
             f"{type(error).__name__}: {text}"
         )
+        whole = recording.failed_whole
+        if whole and whole not in self.leaves and RealRun.can(self.model.get_submodule(whole)):
+            return OpaqueNeededError(whole, "it does not run on fake tensors", failure)
+        return failure
 
 
 def _noted(each: tuple[str, Tensor], inputs: list[tuple[str, Tensor]]) -> Tensor:

@@ -11,11 +11,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any, NoReturn
+from unittest import mock
 
 import numpy
 import torch
 from torch import Tensor, fx, nn
-from torch._subclasses.fake_tensor import FakeTensor, unset_fake_temporarily
+from torch._functorch import apis
+from torch._subclasses import fake_tensor
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
+from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 from torch.overrides import TorchFunctionMode
 
 from partitioner.capture.calls import is_getter, written
@@ -35,18 +39,23 @@ from partitioner.capture.regions import (
     autocast_regions,
     autograd_functions,
     is_checkpoint,
+    masks_undetected,
     saved_tensor_hooks,
 )
+from partitioner.capture.stand_in import RealRun
 from partitioner.capture.structure import Structure, dissect
 from partitioner.capture.symbols import (
+    NUMBERS,
     SYMBOLIC,
+    DataDecidesError,
     Group,
     Groups,
     Read,
     Symbols,
     first_of,
-    second_of,
+    replaced,
 )
+from partitioner.errors import CaptureError
 
 _BASE = (type(None), bool, int, float, complex, str, type(Ellipsis))
 _TORCH_CONSTANTS = (torch.dtype, torch.layout, torch.memory_format)
@@ -56,12 +65,18 @@ class OpaqueNeededError(BaseException):
     """A module cannot be recorded through: it is to be a leaf, and recording starts again.
 
     Not an `Exception`, so that no model swallows it.
+
+    Attributes:
+        path: of the module.
+        reason: why.
+        error: what to raise if calling the module as a whole does not work either.
     """
 
-    def __init__(self, path: str, reason: str) -> None:
+    def __init__(self, path: str, reason: str, error: CaptureError | None = None) -> None:
         super().__init__(f"{path}: {reason}")
         self.path = path
         self.reason = reason
+        self.error = error
 
 
 class InexpressibleError(Exception):
@@ -129,12 +144,23 @@ class Recorder(TorchFunctionMode):
 
     Args:
         model: a fake clone, which is changed: its modules report their calls here.
+        fakes: the mode of its tensors.
         symbols: of this recording.
-        opaque: paths of modules that are leaves whatever their class.
+        opaque: paths of modules that are leaves whatever their class, with the reasons.
+        real: those of them that do not run on fake tensors.
     """
 
-    def __init__(self, model: nn.Module, symbols: Symbols, opaque: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        fakes: FakeTensorMode,
+        symbols: Symbols,
+        opaque: Mapping[str, str],
+        real: Mapping[str, RealRun],
+    ) -> None:
         super().__init__()
+        self.real = real
+        self.fakes = fakes
         self.recording = Recording(fx.Graph())
         self.model = model
         self.symbols = symbols
@@ -145,6 +171,7 @@ class Recorder(TorchFunctionMode):
         self.regions: list[Autocast] = []
         self._keep: list[Any] = []
         self._on = False
+        self._depth = 0
         self._tolerant = False
         self._state_names: dict[int, str] = {}
         self._held = named_tensors(model)
@@ -167,10 +194,25 @@ class Recorder(TorchFunctionMode):
         """Call the model and record it."""
         self._on = True
         try:
-            with autocast_regions(self.regions), autograd_functions(self._refuse), self:
+            with (
+                mock.patch.object(FakeTensor, "device", property(self._device)),
+                mock.patch.object(torch, "from_numpy", self._from_numpy),
+                mock.patch.object(apis, "vmap_impl", self._vmap),
+                masks_undetected(),
+                autocast_regions(self.regions),
+                autograd_functions(self._refuse),
+                self,
+            ):
                 return self.model(*args, **kwargs)
         finally:
             self._on = False
+
+    def try_out(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+        """Call the model without recording; tells whether its result holds a tensor."""
+        self._tolerant = True
+        with masks_undetected(), self:
+            result = self.model(*args, **kwargs)
+        return bool(dissect(result, lambda part: isinstance(part, Tensor))[1])
 
     def finish(self, result: Any) -> tuple[Structure, list[Any]]:
         """Take the result apart, and write back the buffers that the model has rebound.
@@ -254,13 +296,21 @@ class Recorder(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        kwargs = kwargs or {}
+        self._depth += 1
+        try:
+            return self._intercept(func, args, kwargs or {})
+        finally:
+            self._depth -= 1
+
+    def _intercept(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if is_getter(func):
             name = func.__self__.__name__
             if name == "device":
                 return FOLLOWED
             if name == "shape" and self._on:
                 return self._shape(args[0])
+            if name not in _TENSOR_ATTRIBUTES:
+                return func(*args)
         stripped = without_device(func, args, kwargs)
         if stripped is None:
             self._note_device(DeviceUse.LITERAL if _is_literal_move(args, kwargs) else None)
@@ -270,6 +320,8 @@ class Recorder(TorchFunctionMode):
             return self._run(func, args, kwargs)
         if func is torch._C._set_grad_enabled:
             return func(*args, **kwargs)
+        if torch._C._functorch.peek_interpreter_stack() is not None:
+            raise OpaqueNeededError(self._callable_whole(), "it uses torch.func")
         if func is Tensor.size:
             shape = self._shape(args[0])
             index = first_of(kwargs.get("dim", args[1] if len(args) > 1 else None))
@@ -297,24 +349,27 @@ class Recorder(TorchFunctionMode):
         """
         tensors = _tensors_in(args, kwargs)
         versions = [_version(tensor) for tensor in tensors]
-        first = call(first_of(args), first_of(kwargs))
-        changed = [
+        try:
+            first = call(first_of(args), first_of(kwargs))
+        except DATA_DEPENDENT as error:
+            raise DataDecidesError(str(error)) from error
+        written_to = [
             tensor
             for tensor, version in zip(tensors, versions, strict=True)
             if version is not None and _version(tensor) != version
         ]
         if not self.symbols.active:
-            return first, first, changed
+            return first, first, written_to
         enabled = torch.is_grad_enabled()
         try:
             torch._C._set_grad_enabled(False)
-            second = call(self._twin(second_of(args)), self._twin(second_of(kwargs)))
+            second = call(self._twin(args), self._twin(kwargs))
             _compare(first, second)
         except Exception:
             self._blame(call, first, args, kwargs)
         finally:
             torch._C._set_grad_enabled(enabled)
-        return first, second, changed
+        return first, second, written_to
 
     def _blame(
         self, call: Callable[[Any, Any], Any], first: Any, args: Any, kwargs: Any
@@ -327,8 +382,8 @@ class Recorder(TorchFunctionMode):
             for blamed in itertools.combinations(candidates, count):
                 with contextlib.suppress(Exception):
                     tried = call(
-                        self._without(blamed, second_of(args)),
-                        self._without(blamed, second_of(kwargs)),
+                        self._without(blamed, args),
+                        self._without(blamed, kwargs),
                     )
                     _compare(first, tried)
                     self.symbols.give_up(blamed)
@@ -336,25 +391,27 @@ class Recorder(TorchFunctionMode):
 
     def _without(self, blamed: Sequence[Group], value: Any) -> Any:
         """Twins again, with the sizes of some groups as in the example."""
-        if isinstance(value, Tensor):
-            twin = self._twins.get(id(value))
-            if twin is None or twin is value:
-                return value
-            shape = [
-                _lessened(size, other, blamed, self.symbols.groups)
-                for size, other in zip(value.shape, twin.shape, strict=True)
-            ]
-            return torch.empty(shape, dtype=value.dtype, device="cpu")
-        if isinstance(value, (tuple, list)):
-            items = [self._without(blamed, item) for item in value]
-            return items if isinstance(value, list) else tuple(items)
-        if type(value) is dict:
-            return {key: self._without(blamed, item) for key, item in value.items()}
-        return value
+        groups = self.symbols.groups
+
+        def change(part: Any) -> Any:
+            if isinstance(part, NUMBERS):
+                return _lessened(part.first, part.second, blamed, groups)
+            twin = self._twins.get(id(part)) if isinstance(part, Tensor) else None
+            if twin is None or twin is part:
+                return part
+            pairs = zip(part.shape, twin.shape, strict=True)
+            shape = [_lessened(*pair, blamed, groups) for pair in pairs]
+            return torch.empty(shape, dtype=part.dtype, device="cpu")
+
+        return replaced(value, change)
 
     def _record(
         self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], use: DeviceUse
     ) -> Any:
+        if not _tensors_in(args, kwargs) and any(isinstance(a, numpy.ndarray) for a in args):
+            return self._constant(func, args, kwargs)
+        if func is Tensor.__bool__ and (known := self._known_truth(args[0])) is not None:
+            return known
         result, twin, changed = self._both(
             lambda args, kwargs: self._run(func, args, kwargs), args, kwargs
         )
@@ -374,8 +431,7 @@ class Recorder(TorchFunctionMode):
             node_kwargs = self.express(node_kwargs)
         except InexpressibleError as error:
             if not tensors and isinstance(result, Tensor):
-                self._constant(result, func, args, kwargs)
-                return result
+                return self._constant(func, args, kwargs)
             raise OpaqueNeededError(self._callable_whole(), f"{error} ({user_line()})") from None
         node = self._add(op, target, node_args, node_kwargs)
         creates = not tensors
@@ -458,27 +514,28 @@ class Recorder(TorchFunctionMode):
         )
 
     def _twin(self, value: Any) -> Any:
-        """Put twins in the places of tensors."""
-        if isinstance(value, Tensor):
-            return self._twins.get(id(value), value)
-        if isinstance(value, tuple):
-            items = [self._twin(item) for item in value]
-            return type(value)(*items) if hasattr(value, "_fields") else tuple(items)
-        if isinstance(value, list):
-            return [self._twin(item) for item in value]
-        if type(value) is dict:
-            return {key: self._twin(item) for key, item in value.items()}
-        return value
+        """Put twins in the places of tensors, and the twins' numbers in those of varying ones."""
 
-    def _pairs(self, *values: Any) -> list[Any]:
-        """The varying sizes among the arguments of a call, as pairs."""
-        pairs: list[Any] = [
-            pair
-            for tensor in _tensors_in(*values)
-            for pair in zip(tensor.shape, self._twin(tensor).shape, strict=False)
-            if pair[0] != pair[1]
-        ]
-        return pairs
+        def change(part: Any) -> Any:
+            if isinstance(part, Tensor):
+                return self._twins.get(id(part), part)
+            return part.second if isinstance(part, NUMBERS) else part
+
+        return replaced(value, change)
+
+    def _pairs(self, *values: Any) -> list[tuple[Any, Any]]:
+        """The varying sizes and numbers among the arguments of a call, with their twins."""
+        pairs: list[tuple[Any, Any]] = []
+
+        def note(part: Any) -> Any:
+            if isinstance(part, NUMBERS):
+                pairs.append((part.first, part.second))
+            elif isinstance(part, Tensor):
+                pairs.extend(zip(part.shape, self._twin(part).shape, strict=False))
+            return part
+
+        replaced(list(values), note)
+        return [pair for pair in pairs if pair[0] != pair[1]]
 
     def _number(self, number: Any) -> Any:
         return self.symbols.node_of(number, self._make_number)
@@ -492,7 +549,7 @@ class Recorder(TorchFunctionMode):
 
     def _call_module(self, module: nn.Module, path: str, /, *args: Any, **kwargs: Any) -> Any:
         if not self._on:
-            return module._call_impl(*args, **kwargs)
+            return _called(module, args, kwargs)
         hooks = saved_tensor_hooks()
         if path and self.frames and is_checkpoint(hooks) and hooks != self.frames[-1].hooks:
             self.recording.checkpointed[path] = None
@@ -511,7 +568,7 @@ class Recorder(TorchFunctionMode):
         frame.start = len(self.recording.sequence)
         try:
             with self.symbols.scope():
-                result = module._call_impl(*args, **kwargs)
+                result = _called(module, args, kwargs)
         except BaseException:
             self._failed(path)
             raise
@@ -549,10 +606,12 @@ class Recorder(TorchFunctionMode):
         opaque = checkpointed or path in self.opaque
 
         def call(args: Any, kwargs: Any) -> Any:
+            if path in self.real:
+                return self.real[path](args, kwargs, training=module.training)
             if not opaque:
-                return module._call_impl(*args, **kwargs)
+                return _called(module, args, kwargs)
             with torch._C._EnableTorchFunction():
-                return module._call_impl(*args, **kwargs)
+                return _called(module, args, kwargs)
 
         self._on, self._tolerant = False, opaque
         try:
@@ -587,10 +646,12 @@ class Recorder(TorchFunctionMode):
         self.recording.leaf_state[node] = {inner: name for _, inner, name in state}
         for tensor, _, name in state:
             self.recording.leaf_specs[name] = self.spec(tensor)
+        # Fused kernels (batch norm) change running statistics without telling: count all buffers.
         self.recording.leaf_mutates[node] = [
             name
             for (tensor, _, name), version in zip(state, versions, strict=True)
             if _version(tensor) != version
+            or (module.training and not isinstance(tensor, nn.Parameter))
         ]
         mutates = self._mutated(node, changed)
         self._describe(node, result, path=path, mutates=mutates, checkpointed=checkpointed)
@@ -694,11 +755,46 @@ class Recorder(TorchFunctionMode):
         self.recording.constants[name] = tensor
         return name
 
-    def _constant(self, fake: Tensor, func: Any, args: Any, kwargs: Any) -> None:
-        """Keep what a call made out of values that a graph cannot hold, such as an array."""
+    def _constant(self, func: Any, args: Any, kwargs: Any) -> Tensor:
+        """Keep what a call makes out of values that a graph cannot hold, such as an array."""
         with unset_fake_temporarily():
-            real = func(*args, **kwargs)
+            real = func(*args, **kwargs).to("cpu")
+            fake: Tensor = self.fakes.from_tensor(real)
         self._get_attr(fake, self._constant_name(real))
+        return fake
+
+    def _device(self, tensor: FakeTensor) -> torch.device:
+        """What a fake tensor says of its device: to the model's own code, `FOLLOWED`."""
+        if self._on and not self._depth and tensor.fake_mode is self.fakes:
+            return FOLLOWED
+        return _DEVICE(tensor)
+
+    def _from_numpy(self, array: Any) -> Tensor:
+        """`torch.from_numpy`, which PyTorch does not let be intercepted."""
+        with torch._C.DisableTorchFunction():
+            return self._constant(_FROM_NUMPY, (array,), {}) if self._on else _FROM_NUMPY(array)
+
+    def _vmap(self, *args: Any, **kwargs: Any) -> Any:
+        """`torch.vmap`, whose tensors are none that a graph knows."""
+        if self._on:
+            raise OpaqueNeededError(self._callable_whole(), "it uses torch.vmap")
+        return _VMAP(*args, **kwargs)
+
+    def _known_truth(self, tensor: Tensor) -> bool | None:
+        """Whether `torch.rand([]) < p` holds, where `p` is so that it always does or never.
+
+        Models drop whole layers so, with a probability that is mostly zero.
+        """
+        node = self.node_of.get(id(tensor))
+        if node is None or len(node.args) != 2 or node.target not in _ALWAYS:
+            return None
+        drawn, limit = node.args
+        if not isinstance(drawn, fx.Node) or drawn.target is not torch.rand:
+            return None
+        lowest, highest = _ALWAYS[node.target]
+        if isinstance(limit, (int, float)):
+            return lowest if limit <= 0 else highest if limit >= 1 else None
+        return None
 
     def _refuse(self, function: type) -> None:
         """Ask for a leaf where a custom autograd function runs: its backward cannot be recorded."""
@@ -727,6 +823,25 @@ class Recorder(TorchFunctionMode):
                 return
 
 
+_DEVICE: Callable[[FakeTensor], torch.device] = FakeTensor.__dict__["device"].fget
+_FROM_NUMPY = torch.from_numpy
+_VMAP: Callable[..., Any] = apis.vmap_impl  # type: ignore[attr-defined]
+
+# Attributes of tensors that are tensors.
+_TENSOR_ATTRIBUTES = frozenset({"T", "H", "mT", "mH", "data", "grad", "real", "imag"})
+
+DATA_DEPENDENT = (
+    GuardOnDataDependentSymNode,
+    fake_tensor.DataDependentOutputException,
+    fake_tensor.DynamicOutputShapeException,
+)
+
+# By comparison of a number in [0, 1) with a limit: the answer for a limit of at most 0, at least 1.
+_ALWAYS: dict[Any, tuple[bool, bool]] = {
+    operator.lt: (False, True),
+    operator.ge: (True, False),
+}
+
 # What a module that decides by its data is told, while it runs on tensors without any.
 _TRUTHS: dict[Any, Any] = {
     Tensor.__bool__: True,
@@ -735,6 +850,11 @@ _TRUTHS: dict[Any, Any] = {
     Tensor.__index__: 1,
     Tensor.__float__: 1.0,
 }
+
+
+def _called(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Call a module past what was put in the place of its call, its hooks included."""
+    return module._call_impl(*args, **kwargs)  # type: ignore[no-untyped-call]
 
 
 def _numel(module: nn.Module) -> int:
@@ -771,6 +891,8 @@ def _compare(first: Any, second: Any) -> None:
 
 def _lessened(size: int, twin: int, blamed: Sequence[Group], groups: Groups) -> int:
     behind = groups.behind(size, twin)
+    if not behind:
+        return size
     ratio = Fraction(1)
     for group in blamed:
         if group in behind:
@@ -787,7 +909,7 @@ def _resized(tensor: Tensor, size: int) -> Tensor:
 
 def _storage(tensor: Tensor) -> int | None:
     try:
-        return tensor.untyped_storage()._cdata
+        return int(tensor.untyped_storage()._cdata)
     except (NotImplementedError, RuntimeError):
         return None
 

@@ -10,6 +10,8 @@ from unittest import mock
 
 import torch
 from torch.amp.autocast_mode import autocast
+from torch.nn.modules import transformer
+from torch.utils.checkpoint import CheckpointFunction, checkpoint
 
 # Device type, dtype name, enabled, cache_enabled.
 Autocast = tuple[str, str, bool, bool]
@@ -33,7 +35,8 @@ def autocast_regions(regions: list[Autocast]) -> Iterator[None]:
     where a recording runs.
     """
     thread = threading.get_ident()
-    begin, enter, leave = autocast.__init__, autocast.__enter__, autocast.__exit__
+    begin: Any = autocast.__init__
+    enter, leave = autocast.__enter__, autocast.__exit__
 
     def init(
         self: autocast,
@@ -52,7 +55,7 @@ def autocast_regions(regions: list[Autocast]) -> Iterator[None]:
         if threading.get_ident() == thread:
             dtype = str(self.fast_dtype).removeprefix("torch.")
             regions.append((self.device, dtype, self._enabled, self._cache_enabled))
-        return enter(self)
+        return enter(self)  # type: ignore[no-untyped-call]
 
     def closed(self: Any, *exception: Any) -> Any:
         if threading.get_ident() == thread and regions:
@@ -69,14 +72,36 @@ def autocast_regions(regions: list[Autocast]) -> Iterator[None]:
 
 @contextmanager
 def autograd_functions(seen: Callable[[type], None]) -> Iterator[None]:
-    """Call `seen(cls)` before each `cls.apply` of a custom autograd function in this thread."""
+    """Call `seen(cls)` before each `cls.apply` of a custom autograd function in this thread.
+
+    Reentrant checkpointing, which is made of one, becomes the other kind.
+    """
     thread = threading.get_ident()
     apply = torch.autograd.Function.__dict__["apply"].__func__
 
     def watched(cls: type, *args: Any, **kwargs: Any) -> Any:
         if threading.get_ident() == thread:
+            if cls is CheckpointFunction:
+                function, preserve_rng_state, *inputs = args
+                return checkpoint(
+                    function, *inputs, use_reentrant=False, preserve_rng_state=preserve_rng_state
+                )
             seen(cls)
         return apply(cls, *args, **kwargs)
 
     with mock.patch.object(torch.autograd.Function, "apply", classmethod(watched)):
+        yield
+
+
+@contextmanager
+def masks_undetected() -> Iterator[None]:
+    """Keep PyTorch's transformer layers from looking into a mask to see whether it is causal.
+
+    They do so to choose a faster kernel; the mask is applied in any case.
+    """
+
+    def told(mask: Any, is_causal: bool | None = None, size: int | None = None) -> bool:
+        return bool(is_causal)
+
+    with mock.patch.object(transformer, "_detect_is_causal_mask", told):
         yield

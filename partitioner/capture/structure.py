@@ -168,7 +168,9 @@ def _rebuilt_object(cls: Any, fields: dict[Any, Any]) -> Any:
         if isinstance(value, torch.device) and is_marker(value):
             fields[name] = device or torch.device("cpu")
     if issubclass(cls, dict):
-        return cls(**fields) if dataclasses.is_dataclass(cls) else cls(fields)
+        takes_fields = dataclasses.is_dataclass(cls)
+        make: Any = cls
+        return make(**fields) if takes_fields else make(fields)
     made = cls.__new__(cls)
     for name, value in fields.items():
         object.__setattr__(made, name, value)

@@ -26,7 +26,10 @@ import torch
 from torch import Tensor, fx
 
 SYMBOLIC = (torch.SymInt, torch.SymFloat, torch.SymBool)
-_PRIMES = (2, 3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37)
+# Twins are so many times larger. No two are such that a size plus a small number becomes another
+# size on both sides: `(p - 1) / (q - 1)` has a numerator and denominator far apart.
+_PRIMES = (11, 37, 23, 71, 113, 59, 167, 83, 227, 131)
+_SMALL_PRIMES = (2, 3, 5, 7, 11, 13)
 
 MakeNode = Callable[[str, Any, tuple[Any, ...]], fx.Node]
 
@@ -38,8 +41,11 @@ class SizesFixedError(BaseException):
     """
 
 
-class DataDecidesError(RuntimeError):
-    """Python code decides by a number that depends on data."""
+class DataDecidesError(BaseException):
+    """Python code decides by a number that depends on data.
+
+    Not an `Exception`, so that no model swallows it.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +97,7 @@ class Group:
     Attributes:
         size: the example's.
         dimension: where in its inputs.
-        prime: what the twin's size is multiplied with, or divided by.
+        prime: what the twin's size is multiplied with if its way is up.
         is_token: all inputs that have it hold integers.
         way: `"up"`, `"down"` or `"fixed"`.
         members: the sizes themselves.
@@ -109,21 +115,33 @@ class Group:
         """The twin's size over the example's."""
         return {
             "up": Fraction(self.prime),
-            "down": Fraction(1, self.prime),
+            "down": Fraction(1, self.divisor),
             "fixed": Fraction(1),
         }[self.way]
 
+    @property
+    def divisor(self) -> int:
+        """What the twin's size is divided by if its way is down."""
+        return next((d for d in range(2, self.size) if self.size % d == 0), 1)
+
     def give_way(self) -> None:
         """Try a smaller twin for the length of a token sequence; otherwise fix the size."""
-        smaller = self.size % self.prime == 0 and self.size // self.prime > 1
-        self.way = "down" if self.way == "up" and self.is_token and smaller else "fixed"
+        smaller = self.is_token and self.divisor > 1
+        self.way = "down" if self.way == "up" and smaller else "fixed"
 
 
 class Groups:
     """Which sizes of the inputs vary together, and which have turned out to be fixed."""
 
-    def __init__(self, inputs: Sequence[tuple[str, Tensor]]) -> None:
-        """Group the sizes above one of all inputs, and a first size of one that all have."""
+    def __init__(self, inputs: Sequence[tuple[str, Tensor]], *, small: bool = False) -> None:
+        """Group the sizes above one of all inputs, and a first size of one that all have.
+
+        Args:
+            inputs: placeholder names and examples.
+            small: use small factors, since the model's time grows with its sizes even when it is
+                recorded (recurrent layers).
+        """
+        primes = _SMALL_PRIMES if small else _PRIMES
         batch_of_one = all(tensor.shape[0] == 1 for _, tensor in inputs if tensor.dim())
         self.groups: dict[tuple[int, int], Group] = {}
         self.constant: list[tuple[Dimension, int]] = []
@@ -138,7 +156,7 @@ class Groups:
                     self.constant.append((Dimension(name, dimension), int(size)))
         later_first = sorted(self.groups.values(), key=lambda group: group.dimension == 0)
         for index, group in enumerate(later_first):
-            group.prime = _PRIMES[index] if index < len(_PRIMES) else 1
+            group.prime = primes[index] if index < len(primes) else 1
             if group.prime == 1:
                 group.way = "fixed"
 
@@ -168,14 +186,16 @@ class Groups:
         return [
             group
             for group in self.free()
-            if ratio.numerator % group.prime == 0 or ratio.denominator % group.prime == 0
+            if ratio.numerator % group.factor.numerator == 0
+            and ratio.denominator % group.factor.denominator == 0
         ]
 
     def monomial(self, first: int, second: int) -> Any:
         """Write a number as a product of a constant and input sizes; `None` if it is none."""
         if not isinstance(first, int) or first <= 0 or second <= 0:
             return None
-        ratio, rest, factors = Fraction(second, first), first, []
+        factors: list[Dimension | int] = []
+        ratio, rest = Fraction(second, first), first
         for group in self.behind(first, second):
             while ratio != 1 and rest % group.size == 0:
                 remaining = ratio / group.factor
@@ -187,7 +207,8 @@ class Groups:
                 factors.append(group.members[0])
         if ratio != 1 or not factors:
             return None
-        factors = factors if rest == 1 else [*factors, rest]
+        if rest != 1:
+            factors.append(rest)
         return factors[0] if len(factors) == 1 else ("mul", *factors)
 
     def specialised(self) -> tuple[tuple[str, int, int], ...]:
@@ -298,23 +319,13 @@ class Symbols:
             self.conditions.setdefault(spelled(nested), Condition(nested, spelled(nested)))
         return first
 
-    def fix(self, numbers: Iterable[Any]) -> NoReturn:
-        """Give up that some numbers vary: `Size`s, `Real`s, or pairs of the two values.
+    def fix(self, number: Any) -> NoReturn:
+        """Give up that a number varies.
 
         Raises:
             SizesFixedError: always; recording is to start again.
         """
-        pairs = [
-            (number.first, number.second) if isinstance(number, _Number) else number
-            for number in numbers
-        ]
-        behind = [
-            group
-            for pair in pairs
-            if isinstance(pair, tuple)
-            for group in self.groups.behind(*pair)
-        ]
-        for group in behind or self.groups.free():
+        for group in self._behind(number):
             group.way = "fixed"
         raise SizesFixedError
 
@@ -330,7 +341,8 @@ class Symbols:
 
     def all_conditions(self) -> tuple[Condition, ...]:
         """What the sizes must meet: those that are fixed, and what Python code decided."""
-        found = {}
+        found: dict[str, Condition] = {}
+        nested: tuple[Any, ...]
         for name, dimension, size in self.groups.specialised():
             nested = ("eq", Dimension(name, dimension), size)
             found[spelled(nested)] = Condition(nested, spelled(nested))
@@ -341,12 +353,16 @@ class Symbols:
         return tuple({**found, **self.conditions}.values())
 
     def _behind(self, *numbers: Any) -> list[Group]:
-        found = {
-            id(group): group
-            for number in numbers
-            if isinstance(number, _Number)
-            for group in self.groups.behind(number.first, number.second)
-        }
+        """The groups that numbers are made of; all free ones where that is not known."""
+        found: dict[int, Group] = {}
+        unseen = list(numbers)
+        while unseen:
+            number = unseen.pop()
+            if isinstance(number, _Number) and isinstance(number.expression, Operation):
+                unseen.extend(number.expression.operands)
+            elif isinstance(number, _Number):
+                behind = self.groups.behind(number.first, number.second)
+                found.update({id(group): group for group in behind})
         return list(found.values()) or self.groups.free()
 
     def _kept(self, key: Any, node: Any) -> Any:
@@ -379,10 +395,15 @@ class _Number:
         self.symbols = symbols
         self.data = data
 
+    @property
+    def node(self) -> Any:
+        """What PyTorch's own symbolic numbers have: asked for where a plain number is needed."""
+        return self._value()
+
     def _value(self) -> Any:
         if self.data:
             raise DataDecidesError("a number that depends on data is needed at once")
-        self.symbols.fix([self])
+        self.symbols.fix(self)
 
     def _with(self, name: str, *operands: Any) -> Any:
         if not all(isinstance(operand, (int, float, _Number)) for operand in operands):
@@ -541,40 +562,40 @@ class Real(_Number, torch.SymFloat):
         return self._with("trunc", self)
 
 
+NUMBERS = (Size, Real)
+"""The classes of numbers that vary."""
+
+
 def first_of(value: Any) -> Any:
     """Put the example's numbers, nested in lists and the like, in the places of varying ones."""
-    return _sided(value, "first")
+    return replaced(value, lambda part: part.first if isinstance(part, _Number) else part)
 
 
 def second_of(value: Any) -> Any:
     """Put the twin's numbers in the places of varying ones."""
-    return _sided(value, "second")
+    return replaced(value, lambda part: part.second if isinstance(part, _Number) else part)
 
 
-def _sided(value: Any, side: str) -> Any:
-    if isinstance(value, _Number):
-        return getattr(value, side)
+def replaced(value: Any, change: Callable[[Any], Any]) -> Any:
+    """Change each part of a value that is no tuple, list, dict or slice."""
     if isinstance(value, tuple):
-        if not any(_varies(item) for item in value):
+        items = [replaced(item, change) for item in value]
+        if all(one is other for one, other in zip(items, value, strict=True)):
             return value
-        items = [_sided(item, side) for item in value]
         return type(value)(*items) if hasattr(value, "_fields") else tuple(items)
     if isinstance(value, list):
-        return [_sided(item, side) for item in value]
+        return [replaced(item, change) for item in value]
     if isinstance(value, slice):
-        return slice(*(_sided(part, side) for part in (value.start, value.stop, value.step)))
+        parts = (value.start, value.stop, value.step)
+        return slice(*(replaced(part, change) for part in parts))
     if type(value) is dict:
-        return {key: _sided(item, side) for key, item in value.items()}
-    return value
-
-
-def _varies(value: Any) -> bool:
-    return isinstance(value, (_Number, tuple, list, slice, dict))
+        return {key: replaced(item, change) for key, item in value.items()}
+    return change(value)
 
 
 def _key(number: Any) -> Any:
-    """What tells numbers apart: the two values where they differ, else the way of computing."""
-    if number.data or number.first == number.second:
+    """What tells numbers apart: of sizes, the two values; of computed numbers, the computation."""
+    if number.data or isinstance(number.expression, Operation):
         return number.expression
     return (number.first, number.second)
 

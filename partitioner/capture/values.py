@@ -87,6 +87,8 @@ def decode(
     if not isinstance(data, dict) or len(data) != 1:
         raise PlanError(f"a plan cannot hold the value {data!r:.60}")
     [(kind, content)] = data.items()
+    if kind == "node" and node is not None and isinstance(content, str):
+        return node(content)
     try:
         match kind:
             case "real" if content in ("inf", "-inf", "nan"):
@@ -96,8 +98,6 @@ def decode(
                 return complex(float(real), float(imaginary))
             case "ellipsis":
                 return Ellipsis
-            case "node" if node is not None:
-                return node(content)
             case "tensor":
                 return tensor(spec_from(content))
             case "tuple":

@@ -7,6 +7,7 @@ device and runs whatever is between them where its operands happen to be.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
 
 from torch import fx
 
@@ -14,7 +15,9 @@ from partitioner.capture.captured import NodeInfo
 from partitioner.capture.program import graph_of
 from partitioner.emit.graphs import holds_tensor, listed
 from partitioner.errors import PlanError
-from partitioner.placement import PlanDocument
+
+if TYPE_CHECKING:
+    from partitioner.placement import PlanDocument
 
 
 def device_map(document: PlanDocument) -> dict[str, str]:
@@ -58,8 +61,8 @@ def _devices_of_state(
     """Where each parameter or buffer is used: a tied layer works where it is called."""
     runs: dict[str, str] = {}
     for node in graph.nodes:
-        if node.op == "call_module":
-            path = str(node.target)
+        path = str(node.target)
+        if node.op == "call_module" and any(name.startswith(f"{path}.") for name in homes):
             device = placement[node.name]
             if runs.setdefault(path, device) != device:
                 raise PlanError(

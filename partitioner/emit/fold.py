@@ -70,7 +70,7 @@ def _is_whole(placed: PlacedGraph, call: ModuleCall, by_name: Mapping[str, fx.No
     given = {node.name for node in nodes_in((call.args, dict(call.kwargs)))}
     for name in call.nodes:
         for operand in by_name[name].all_input_nodes:
-            if operand.name in inside or operand.name in given:
+            if operand.name in inside or operand.name in given or _is_number(placed, operand):
                 continue
             if operand.op != "get_attr" or placed.devices.get(operand.name) not in devices:
                 return False
@@ -82,6 +82,11 @@ def _is_whole(placed: PlacedGraph, call: ModuleCall, by_name: Mapping[str, fx.No
         for name in call.nodes
         for user in by_name[name].users
     )
+
+
+def _is_number(placed: PlacedGraph, node: fx.Node) -> bool:
+    """Whether a node makes a size or number: the module that uses it makes it again by itself."""
+    return node.op != "get_attr" and not holds_tensor(placed.nodes[node.name].value)
 
 
 def _region(placed: PlacedGraph, name: str) -> Region | None:
@@ -165,7 +170,6 @@ class _Folder:
             ),
             grad_enabled=region[0],
             autocast=region[1],
-            line=infos[-1].line,
         )
         name = (
             call.result.name

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NoReturn
 
+import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from partitioner.capture.captured import Captured
 from partitioner.emit.fold import fold, one_device
 from partitioner.emit.graphs import PlacedGraph, nodes_in, placed_graph
-from partitioner.emit.interface import Check, Interface, by_argument, interface
+from partitioner.emit.interface import Check, Interface, by_argument, condition_lines, interface
 from partitioner.emit.moves import insert_moves
 from partitioner.emit.spelling import Spelling, is_identifier, wrapped
 from partitioner.emit.writer import RESERVED, Writer
@@ -34,6 +36,53 @@ class Mode:
 
     graph: fx.Graph
     output_devices: tuple[str, ...]
+
+    def __reduce__(self) -> Any:
+        """Node by node: a long graph, linked as it is, is too deep for `pickle`."""
+        rows = [
+            (node.op, node.name, node.target, *_mapped((node.args, node.kwargs), _NodeName.of))
+            for node in self.graph.nodes
+        ]
+        return _mode_of, (rows, self.output_devices)
+
+
+@dataclass(frozen=True, slots=True)
+class _NodeName:
+    """Stands for a node where a graph is pickled."""
+
+    name: str
+
+    @classmethod
+    def of(cls, value: Any) -> Any:
+        return cls(value.name) if isinstance(value, fx.Node) else value
+
+
+def _mode_of(rows: list[tuple[Any, ...]], output_devices: tuple[str, ...]) -> Mode:
+    graph = fx.Graph()
+    made: dict[str, fx.Node] = {}
+
+    def node_of(value: Any) -> Any:
+        return made[value.name] if isinstance(value, _NodeName) else value
+
+    for op, name, target, args, kwargs in rows:
+        made[name] = graph.create_node(
+            op, target, _mapped(args, node_of), _mapped(kwargs, node_of), name
+        )
+    return Mode(graph, output_devices)
+
+
+def _mapped(value: Any, function: Callable[[Any], Any]) -> Any:
+    """A nested argument with its leaves replaced."""
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*(_mapped(part, function) for part in value))
+    if isinstance(value, (tuple, list)):
+        parts = [_mapped(part, function) for part in value]
+        return tuple(parts) if isinstance(value, tuple) else parts
+    if isinstance(value, dict):
+        return {key: _mapped(part, function) for key, part in value.items()}
+    if isinstance(value, slice):
+        return slice(*(_mapped(p, function) for p in (value.start, value.stop, value.step)))
+    return function(value)
 
 
 @dataclass(frozen=True)
@@ -66,7 +115,7 @@ class Objects:
 
     def bind(self, value: Any) -> str:
         """The name that stands for `value` in the code."""
-        key = value if isinstance(value, Requirement) else id(value)
+        key = value if isinstance(value, Refusal) else id(value)
         if key not in self._names:
             wish = _name_of(value)
             name, number = wish, 0
@@ -78,8 +127,8 @@ class Objects:
 
 
 def _name_of(value: Any) -> str:
-    if isinstance(value, Requirement):
-        return "require"
+    if isinstance(value, Refusal):
+        return "refuse"
     name = getattr(value, "__name__", type(value).__name__.lower())
     name = re.sub(r"\W", "_", name).strip("_")
     return name if is_identifier(name) else "constant"
@@ -102,9 +151,11 @@ def write_forward(
         placed = placed_graph(captured, placements[training])
         moved = insert_moves(fold(placed, captured.calls))
         modes[training] = Mode(moved.graph, _output_devices(moved))
-        face = interface(captured.input_spec, captured.conditions, spelling, strict=True)
+        face = interface(captured, spelling, strict=True)
         header = face.header
-        checks[training], bodies[training] = _body(model, captured, placed, moved, face, spelling)
+        checks[training], bodies[training] = _body(
+            model, captured, placed, moved, face, spelling, objects
+        )
     lines = wrapped(f"def forward({header}):", 0, WIDTH)
     lines += [_indented(line, 1) for line in by_mode(checks, bodies)]
     code = "\n".join(lines) + "\n"
@@ -140,12 +191,13 @@ def _body(
     moved: PlacedGraph,
     face: Interface,
     spelling: Spelling,
+    objects: Objects,
 ) -> tuple[list[str], list[str]]:
     """The lines that check a call, and those that compute."""
     device = one_device(placed)
     if device is not None and _calls_original(model, captured):
         return [], _call_of_original(model, captured, device, spelling)
-    lines = _checks(face.checks, spelling)
+    lines = _checks(face.checks, spelling, objects)
     if captured.other_mode_error:
         mode = "train" if captured.training else "eval"
         lines += wrapped(
@@ -177,8 +229,14 @@ def _call_of_original(
                 parts.append(f"{parameter.name}={text}")
             case _:
                 parts.append(text)
-    original = spelling.function(type(model))
+    original = spelling.function(original_class(model))
     return wrapped(f"return {original}.forward({', '.join(parts)})", 0, WIDTH - 12)
+
+
+def original_class(model: nn.Module) -> type[nn.Module]:
+    """The class that the user wrote, also of a module that was placed before."""
+    found: type[nn.Module] = getattr(type(model), "_original", type(model))
+    return found
 
 
 def arrived(value: Any, device: str) -> Any:
@@ -191,31 +249,44 @@ def arrived(value: Any, device: str) -> Any:
 
 
 @dataclass(frozen=True)
-class Requirement:
-    """Says which arguments differ from the recorded call, if some do.
+class Refusal:
+    """Says which arguments of a call differ from the recorded one.
 
     Attributes:
-        texts: argument names, each with what must hold.
+        texts: argument names, each with the condition that it must meet, as in the code.
+        names: what the conditions name beside the arguments.
     """
 
     texts: tuple[tuple[str, str], ...]
+    names: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
-    def __call__(self, **holds: bool) -> None:
-        """Raise a `PlanError` unless everything holds."""
-        if not all(holds.values()):
-            wrong = [f"'{name}' (needed: {text})" for name, text in self.texts if not holds[name]]
-            raise PlanError(
-                f"the call differs from the one that was recorded in {', '.join(wrong)}; plan "
-                "again with such a call as example_inputs and example_kwargs"
-            )
+    def __call__(self, **arguments: Any) -> NoReturn:
+        """Raise a `PlanError` that names the arguments."""
+        wrong = [
+            f"'{name}' (needed: {text})"
+            for name, text in self.texts
+            if not self._holds(text, arguments)
+        ]
+        raise PlanError(
+            f"the call differs from the one that was recorded in {', '.join(wrong)}; plan again "
+            "with such a call as example_inputs and example_kwargs"
+        )
+
+    def _holds(self, text: str, arguments: Mapping[str, Any]) -> bool:
+        try:
+            return bool(eval(text, {"torch": torch, "math": math, **self.names}, dict(arguments)))
+        except Exception:
+            return False
 
 
-def _checks(checks: Sequence[Check], spelling: Spelling) -> list[str]:
+def _checks(checks: Sequence[Check], spelling: Spelling, objects: Objects) -> list[str]:
     texts = by_argument(checks)
     if not texts:
         return []
-    require = spelling.function(Requirement(tuple(texts.items())))
-    return wrapped(f"{require}({', '.join(f'{n}={t}' for n, t in texts.items())})", 0, WIDTH - 12)
+    refuse = spelling.function(Refusal(tuple(texts.items()), dict(objects.by_name)))
+    arguments = ", ".join(f"{name}={name}" for name in texts)
+    call = wrapped(f"{refuse}({arguments})", len(INDENT), WIDTH - 12)
+    return [*condition_lines([check.text for check in checks], WIDTH - 12), *call]
 
 
 def require_mode(module: nn.Module, mode: str, reason: str) -> None:

@@ -18,6 +18,25 @@ SHOWN = 4
 """How many names an error message lists."""
 
 
+VIEWS = frozenset(
+    [
+        "flatten",
+        "movedim",
+        "permute",
+        "reshape",
+        "squeeze",
+        "swapaxes",
+        "swapdims",
+        "t",
+        "transpose",
+        "unflatten",
+        "unsqueeze",
+        "view",
+    ]
+)
+"""Methods that cost nothing where their tensor already is, and keep its bytes."""
+
+
 @dataclass(frozen=True)
 class PlacedGraph:
     """A graph whose nodes have devices.
@@ -120,6 +139,30 @@ def nodes_in(value: Any) -> list[fx.Node]:
     """The nodes that an argument holds, in order, each as often as it appears."""
     found: list[fx.Node] = []
     fx.node.map_arg(value, found.append)
+    return found
+
+
+def reshaped_inputs(graph: fx.Graph, nodes: Mapping[str, NodeInfo]) -> dict[fx.Node, fx.Node]:
+    """Inputs of which nothing is used but sizes and one reshaped view: `{input: that view}`."""
+    changed = {name for info in nodes.values() for name in info.mutates}
+    found: dict[fx.Node, fx.Node] = {}
+    for node in graph.nodes:
+        if node.op != "placeholder" or node.name in changed:
+            continue
+        if any(user.op == "output" for user in node.users):
+            continue
+        readers = [user for user in node.users if holds_tensor(nodes[user.name].value)]
+        if len(readers) != 1:
+            continue
+        view = readers[0]
+        if (
+            view.op == "call_method"
+            and view.target in VIEWS
+            and view.args[0] is node
+            and node not in nodes_in((view.args[1:], view.kwargs))
+            and view.name not in changed
+        ):
+            found[node] = view
     return found
 
 

@@ -11,9 +11,10 @@ from typing import Any
 
 import torch
 
-from partitioner.capture.inputs import InputSpec
+from partitioner.capture.captured import Captured
 from partitioner.capture.structure import Structure
 from partitioner.capture.symbols import Condition, Dimension
+from partitioner.emit.graphs import reshaped_inputs, tensor_specs
 from partitioner.emit.spelling import INFIX, Spelling
 
 _STARRED = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
@@ -51,17 +52,19 @@ class Interface:
     checks: tuple[Check, ...]
 
 
-def interface(
-    spec: InputSpec, conditions: Sequence[Condition], spelling: Spelling, *, strict: bool
-) -> Interface:
+def interface(captured: Captured, spelling: Spelling, *, strict: bool) -> Interface:
     """Describe how a model is called.
 
+    Sizes of an input that is reshaped before anything else are left to the layer behind: it takes
+    images where flat vectors were recorded.
+
     Args:
-        spec: how the recorded call's arguments flatten to the graph's inputs.
-        conditions: that the sizes must meet.
+        captured: the recording.
         spelling: says constants.
         strict: also check that tensors are tensors.
     """
+    spec = captured.input_spec
+    reshaped = {str(node.target) for node in reshaped_inputs(captured.graph, captured.nodes)}
     signature = spec.signature
     inputs: dict[str, str] = {}
     checks: list[Check] = []
@@ -73,16 +76,53 @@ def interface(
             if strict:
                 checks.append(Check(name, f"isinstance({expression}, torch.Tensor)"))
                 spelling.imports.add("import torch")
-    for condition in conditions:
-        text = condition_text(condition.expression, inputs, spelling)
-        first = _first_dimension(condition.expression, inputs)
-        checks.append(Check(re.split(r"\W", first)[0], text))
+    conditions = [c.expression for c in captured.conditions if not _fixes_one(reshaped, c)]
+    conditioned = {found.name for nested in conditions for found in _dimensions(nested)}
+    for placeholder in spec.placeholders:
+        if placeholder in conditioned or (strict and placeholder not in reshaped):
+            expression = inputs[placeholder]
+            rank = _rank(captured, placeholder)
+            checks.append(Check(_argument(expression), f"{expression}.dim() == {rank}"))
+    for nested in conditions:
+        first = next((inputs[found.name] for found in _dimensions(nested)), "")
+        checks.append(Check(_argument(first), condition_text(nested, inputs, spelling)))
     return Interface(
         header=_header(signature, spelling),
         arguments=tuple(signature.parameters),
         inputs=inputs,
         checks=tuple(checks),
     )
+
+
+def _fixes_one(inputs: set[str], condition: Condition) -> bool:
+    """Whether a condition only says that an inner size of one of these inputs is as recorded."""
+    match condition.expression:
+        case ("eq", Dimension(name, dimension), int()) if dimension > 0:
+            return name in inputs
+    return False
+
+
+def _dimensions(nested: Any) -> Iterator[Dimension]:
+    if isinstance(nested, Dimension):
+        yield nested
+    elif isinstance(nested, tuple):
+        for operand in nested[1:]:
+            yield from _dimensions(operand)
+
+
+def _argument(expression: str) -> str:
+    """The argument that an expression reads."""
+    return re.split(r"\W", expression)[0]
+
+
+def _rank(captured: Captured, placeholder: str) -> int:
+    """How many dimensions an input had."""
+    values = (
+        captured.nodes[node.name].value
+        for node in captured.graph.nodes
+        if node.op == "placeholder" and node.target == placeholder
+    )
+    return next(len(spec.shape) for value in values for spec in tensor_specs(value))
 
 
 def condition_text(nested: Any, inputs: Mapping[str, str], spelling: Spelling) -> str:
@@ -110,14 +150,6 @@ _SYMBOLS: Mapping[str, str] = {
     "and": "and",
     "or": "or",
 }
-
-
-def _first_dimension(nested: Any, inputs: Mapping[str, str]) -> str:
-    if isinstance(nested, Dimension):
-        return inputs.get(nested.name, nested.name)
-    if isinstance(nested, tuple):
-        return next((found for part in nested[1:] if (found := _first_dimension(part, inputs))), "")
-    return ""
 
 
 def _expressions(
@@ -206,3 +238,17 @@ def by_argument(checks: Sequence[Check]) -> dict[str, str]:
         name: " and ".join(f"({t})" if " or " in t and len(parts) > 1 else t for t in parts)
         for name, parts in texts.items()
     }
+
+
+def condition_lines(texts: Sequence[str], width: int) -> list[str]:
+    """The head of an `if` that is entered unless all conditions hold."""
+    texts = list(dict.fromkeys(texts))
+    shown = [f"({text})" if " or " in text else text for text in texts]
+    whole = f"if not ({' and '.join(shown)}):"
+    if len(shown) == 1 and shown[0].endswith(" is None"):
+        return [f"if {shown[0].removesuffix('None')}not None:"]
+    if len(shown) == 1 and re.fullmatch(r"\w+\([^()]*\)", shown[0]):
+        return [f"if not {shown[0]}:"]
+    if len(whole) <= width:
+        return [whole]
+    return ["if not (", f"    {shown[0]}", *(f"    and {text}" for text in shown[1:]), "):"]

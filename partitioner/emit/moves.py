@@ -24,25 +24,7 @@ from torch import fx
 from torch.utils import _pytree as pytree
 
 from partitioner.capture.captured import NodeInfo
-from partitioner.emit.graphs import PlacedGraph, fresh_name, holds_tensor, nodes_in
-
-VIEWS = frozenset(
-    [
-        "flatten",
-        "movedim",
-        "permute",
-        "reshape",
-        "squeeze",
-        "swapaxes",
-        "swapdims",
-        "t",
-        "transpose",
-        "unflatten",
-        "unsqueeze",
-        "view",
-    ]
-)
-"""Methods that cost nothing where their tensor already is, and keep its bytes."""
+from partitioner.emit.graphs import PlacedGraph, fresh_name, holds_tensor, reshaped_inputs
 
 
 def move_structure(value: Any, device: str) -> Any:
@@ -95,29 +77,15 @@ class _Mover:
         return PlacedGraph(self.graph, self.nodes, self.devices)
 
     def _movable_later(self) -> dict[fx.Node, fx.Node]:
-        """Inputs that are only reshaped, and by one node: `{input: that node}`.
+        """Inputs that are only reshaped, on their own device: `{input: the node that does}`.
 
         Such an input is reshaped where the caller has it and moved then, as a person would do.
         """
-        changed = {name for info in self.old.nodes.values() for name in info.mutates}
-        late: dict[fx.Node, fx.Node] = {}
-        for node in self.old.graph.nodes:
-            if node.op != "placeholder" or node.name in changed:
-                continue
-            readers = [user for user in node.users if holds_tensor(self._value(user))]
-            if len(readers) != 1 or any(user.op == "output" for user in node.users):
-                continue
-            view = readers[0]
-            if (
-                view.op == "call_method"
-                and view.target in VIEWS
-                and view.args[0] is node
-                and node not in nodes_in((view.args[1:], view.kwargs))
-                and view.name not in changed
-                and self.old.devices[view.name] == self.old.devices[node.name]
-            ):
-                late[node] = view
-        return late
+        return {
+            node: view
+            for node, view in reshaped_inputs(self.old.graph, self.old.nodes).items()
+            if self.old.devices[view.name] == self.old.devices[node.name]
+        }
 
     def _value(self, node: fx.Node) -> Any:
         return None if node.op == "output" else self.old.nodes[node.name].value

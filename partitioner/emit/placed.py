@@ -7,6 +7,7 @@ class is derived from the original's, so that methods, hooks, `state_dict` and t
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import linecache
 from collections.abc import Callable, Mapping
@@ -18,7 +19,7 @@ from torch import Tensor, fx, nn
 
 from partitioner.capture.captured import Captured
 from partitioner.capture.clone import clone
-from partitioner.emit.forward import Forward, constant_name, write_forward
+from partitioner.emit.forward import Forward, constant_name, original_class, write_forward
 from partitioner.emit.graphs import check_placement, state_devices
 from partitioner.emit.modes import both_modes, placement_of_state
 from partitioner.errors import PlanError
@@ -121,7 +122,7 @@ def place(
         )
         for name, tensor in recording.constants.items():
             vars(placed)[constant_name(name, recording)] = _copied(tensor, name, where[name])
-    placed.__class__ = _placed_class(type(model), Placing(forward, plan))
+    placed.__class__ = _placed_class(original_class(model), Placing(forward, plan))
     assert isinstance(placed, PlacedModule)
     return placed
 
@@ -135,11 +136,14 @@ def _copied(tensor: Tensor, name: str, device: str) -> Tensor:
         )
     with torch.no_grad():
         data = tensor.detach().to(device, copy=True)
-    if isinstance(tensor, nn.Parameter):
+    if issubclass(type(tensor), nn.Parameter):
         made: Tensor = type(tensor)._make_subclass(type(tensor), data, tensor.requires_grad)
+    elif isinstance(tensor, nn.Parameter):
+        made = nn.Parameter(data, requires_grad=tensor.requires_grad)
     else:
         made = data.requires_grad_(tensor.requires_grad)
-    vars(made).update(vars(tensor))
+    if type(tensor) in (Tensor, nn.Parameter):
+        vars(made).update(vars(tensor))
     return made
 
 
@@ -150,6 +154,8 @@ def _placed_class(original: type[nn.Module], placing: Placing) -> type[PlacedMod
     forward = _compiled(placing.forward, name)
     given = getattr(original, "forward", None)
     forward.__doc__ = getattr(given, "__doc__", None)
+    if given is not None and base is not nn.Module:
+        forward.__signature__ = inspect.signature(given)  # type: ignore[attr-defined]
     own = {
         attribute: getattr(base, attribute)
         for attribute in ("plan", "code", "graph", "output_devices")

@@ -23,7 +23,7 @@ import base64
 import textwrap
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import fx
@@ -33,13 +33,15 @@ from partitioner.capture.layers import Layer, TensorValue
 from partitioner.capture.program import captured_of
 from partitioner.emit.forward import INDENT, by_mode, constant_name
 from partitioner.emit.graphs import PlacedGraph, placed_graph
-from partitioner.emit.interface import Check, interface
+from partitioner.emit.interface import Check, condition_lines, interface
 from partitioner.emit.modes import both_modes, placement_of_state
 from partitioner.emit.moves import insert_moves
 from partitioner.emit.spelling import Spelling, is_identifier, wrapped
 from partitioner.emit.writer import Writer
 from partitioner.errors import PlanError
-from partitioner.placement import PlanDocument
+
+if TYPE_CHECKING:
+    from partitioner.placement import PlanDocument
 
 WIDTH = 100
 FEW = 16
@@ -129,9 +131,7 @@ class _Author:
             self.spelling.renamed = self._renamed(recording)
             placed = placed_graph(recording, self.placements[training])
             moved = self._without_calls_of_borrowers(insert_moves(placed))
-            face = interface(
-                recording.input_spec, recording.conditions, self.spelling, strict=False
-            )
+            face = interface(recording, self.spelling, strict=False)
             header = face.header
             checks[training] = [*_mode_check(recording), *_checks(face.checks)]
             writer = Writer(
@@ -198,9 +198,7 @@ class _Author:
         for name in self.children.get(path, []):
             inner = f"{path}.{name}" if path else name
             if inner in self.layers:
-                yield from self._assign(
-                    path, name, self._made_layer(inner, self.layers[inner])
-                )
+                yield from self._assign(path, name, self._made_layer(inner, self.layers[inner]))
                 yield from self._rehomed(inner)
                 yield from self._frozen(inner)
                 made.update(self._names_below(inner))
@@ -479,24 +477,23 @@ def _checks(checks: Sequence[Check]) -> list[str]:
     texts = list(dict.fromkeys(check.text for check in checks))
     if not texts:
         return []
-    shown = [f"({text})" if " or " in text else text for text in texts]
-    if len(shown) == 1 and shown[0].endswith(" is None"):
-        lines = [f"if {shown[0].removesuffix('None')}not None:"]
-    elif len(shown) == 1:
-        condition = f"if not ({shown[0]}):" if " " in shown[0] else f"if not {shown[0]}:"
-        lines = wrapped(condition, 0, WIDTH - 12)
-    else:
-        lines = ["if not (", f"{INDENT}{shown[0]}"]
-        lines += [f"{INDENT}and {text}" for text in shown[1:]]
-        lines += ["):"]
+    lines = condition_lines(texts, WIDTH - 12)
     message = f"this model was recorded for calls with {', '.join(texts)}"
-    return [*lines, *wrapped(f"raise ValueError({_folded(message)})", 4, WIDTH - 12)]
+    whole = f"{INDENT}raise ValueError({message!r})"
+    if len(whole) <= WIDTH - 12:
+        return [*lines, whole]
+    return [
+        *lines,
+        f"{INDENT}raise ValueError(",
+        *(f"{INDENT * 2}{literal}" for literal in _folded(message)),
+        f"{INDENT})",
+    ]
 
 
-def _folded(message: str) -> str:
-    """A text as adjacent literals, where it is long."""
-    lines = textwrap.wrap(message, 66, drop_whitespace=False, break_long_words=False)
-    return " ".join(repr(line) for line in lines)
+def _folded(message: str) -> list[str]:
+    """A text as adjacent literals."""
+    words = textwrap.wrap(message, 66, break_long_words=False, break_on_hyphens=False)
+    return [repr(f"{line} ") for line in words[:-1]] + [repr(words[-1])]
 
 
 def _mode_check(recording: Captured) -> list[str]:
@@ -551,12 +548,25 @@ def _class_name(qualified: str) -> str:
 
 def _sorted_imports(imports: set[str]) -> list[str]:
     """Standard library first, then the rest, as formatters sort them."""
+    imports = set(_merged(imports))
     standard = sorted(line for line in imports if line.split()[1] in _STANDARD)
     others = sorted(
         (line for line in imports if line.split()[1] not in _STANDARD),
         key=lambda line: (line.startswith("from"), line),
     )
     return [*standard, *([""] if standard and others else []), *others]
+
+
+def _merged(imports: set[str]) -> Iterator[str]:
+    """One line for all names of a module."""
+    names: dict[str, list[str]] = {}
+    for line in sorted(imports):
+        if line.startswith("from "):
+            module, _, name = line.removeprefix("from ").partition(" import ")
+            names.setdefault(module, []).append(name)
+        else:
+            yield line
+    yield from (f"from {module} import {', '.join(found)}" for module, found in names.items())
 
 
 _STANDARD = frozenset({"base64", "math", "operator", "zlib", "dataclasses", "collections"})

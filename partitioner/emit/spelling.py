@@ -16,7 +16,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from partitioner.capture.devices import is_marker
 from partitioner.capture.structure import Structure
 from partitioner.errors import PlanError
 
@@ -269,11 +268,8 @@ def made_of(cls: type, /, **fields: Any) -> Any:
     """An object of `cls` with these fields, made without calling its `__init__`."""
     if issubclass(cls, dict):
         return cls(fields)
-    tensor = next((value for value in fields.values() if isinstance(value, torch.Tensor)), None)
     made = cls.__new__(cls)
     for name, value in fields.items():
-        if isinstance(value, torch.device) and is_marker(value):
-            value = torch.device("cpu") if tensor is None else tensor.device
         object.__setattr__(made, name, value)
     return made
 

@@ -370,6 +370,10 @@ class Writer:
             changed = node.args[0]
             if isinstance(changed, fx.Node) and changed in statement.dying:
                 return self.names[changed]
+        if node.op == "call_module" and node.args and node.args[0] in statement.dying:
+            given_to = node.args[0]
+            if isinstance(given_to, fx.Node) and self._same_form(given_to, target):
+                return self.names[given_to]
         for operand in statement.dying:
             name = self.names[operand]
             if self._same_kind(operand, target) and (name in self.arguments or name == "x"):
@@ -377,6 +381,11 @@ class Writer:
         if len(statement.targets) > 1:
             return f"{short_name(node)}_{position}"
         return short_name(target)
+
+    def _same_form(self, left: fx.Node, right: fx.Node) -> bool:
+        a, b = self._value(left), self._value(right)
+        same = isinstance(a, TensorSpec) and isinstance(b, TensorSpec) and a.shape == b.shape
+        return same and self._same_kind(left, right)
 
     def _same_kind(self, left: fx.Node, right: fx.Node) -> bool:
         a, b = self._value(left), self._value(right)
@@ -419,7 +428,8 @@ class Writer:
                 if is_identifier(expression):
                     self.names[node] = expression
                     live[expression] = node
-        self._fixed |= self.arguments - set(live)
+        taken_apart = (text for text in self.inputs.values() if not is_identifier(text))
+        self._fixed |= {re.split(r"\W", text)[0] for text in taken_apart}
         for node in self.placed.graph.nodes:
             if node.op == "placeholder" and node in reads and node not in self.names:
                 name, number = short_name(node), 0
@@ -489,15 +499,11 @@ class Writer:
                 return self._said(value)
             case "constant":
                 return self.spelling.constant(structure.value)
-        if structure.kind in ("dict", "object"):
-            parts = [
-                self._built(item, value[key])
-                for key, item in zip(structure.keys, structure.items, strict=True)
-            ]
-        else:
-            parts = [
-                self._built(item, part) for item, part in zip(structure.items, value, strict=True)
-            ]
+        held = value if isinstance(value, (list, tuple)) else [value[k] for k in structure.keys]
+        parts = [
+            self._device_beside(held) if _is_device(item) else self._built(item, part)
+            for item, part in zip(structure.items, held, strict=True)
+        ]
         match structure.kind:
             case "list":
                 return f"[{', '.join(parts)}]"
@@ -511,6 +517,13 @@ class Writer:
                 return self.spelling.named_tuple(structure, parts)
             case _:
                 return self.spelling.object(structure, parts)
+
+    def _device_beside(self, held: Sequence[Any]) -> str:
+        """The device that an object notes down: that of the first tensor beside it."""
+        first = next(
+            (node for node in nodes_in(list(held)) if holds_tensor(self._value(node))), None
+        )
+        return "None" if first is None else f"{self._said(first)}.device"
 
     def _augmented(self, node: fx.Node, target: str) -> str | None:
         """`x += y`, where the result has the name of its first operand."""
@@ -631,6 +644,12 @@ def _without_defaults(function: Callable[..., Any], kwargs: Mapping[str, Any]) -
             and value == defaults[name]
         )
     }
+
+
+def _is_device(structure: Structure) -> bool:
+    """Whether a part of a result is a `torch.device`, or a document's stand-in for one."""
+    cls = type(structure.value)
+    return structure.kind == "constant" and f"{cls.__module__}.{cls.__qualname__}" == "torch.device"
 
 
 def _in_sequence(node: fx.Node, user: fx.Node) -> bool:

@@ -2,7 +2,7 @@
 
 from partitioner.graph.annotate import annotate
 from partitioner.graph.cost_graph import CostGraph, Holding, NodeCost, TensorCost
-from partitioner.graph.loss import training_loss
+from partitioner.graph.loss import output_tensors, training_loss
 from partitioner.graph.optimizer_state import (
     OPTIMIZERS,
     OptimizerMemory,
@@ -20,5 +20,6 @@ __all__ = [
     "annotate",
     "optimizer_factory",
     "optimizer_memory",
+    "output_tensors",
     "training_loss",
 ]

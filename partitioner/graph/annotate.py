@@ -45,7 +45,7 @@ def annotate(
     """
     model = getattr(model, "_orig_mod", model)
     make_optimizer = optimizer_factory(optimizer) if training else None
-    rehearsal = rehearse(captured, model, training=training)
+    rehearsal = rehearse(captured, model, training=training, one_device=len(cluster.devices) == 1)
     prices = _Prices(cost_model, {device.name: device.figures() for device in cluster.devices})
     graph: nx.DiGraph[str] = nx.DiGraph()
     recorded = [node for node in captured.graph.nodes if node.op != "output"]
@@ -61,7 +61,7 @@ def annotate(
             ),
             tensor=TensorCost(trace.nbytes, trace.gradient_nbytes if training else 0),
         )
-    readers = _readers(captured)
+    readers = readers_of(captured)
     graph.add_edges_from((source, user) for source, users in readers.items() for user in users)
     memory = None
     if make_optimizer is not None:
@@ -71,20 +71,15 @@ def annotate(
             if spec.role == "parameter" and name in rehearsal.gradients
         }
         memory = optimizer_memory(trainable, make_optimizer)
-    owners = _owners(captured)
     return CostGraph(
         graph=graph,
         order=rehearsal.order,
         devices=tuple(device.name for device in cluster.devices),
-        holdings=holdings_of(rehearsal, readers, owners, memory),
+        holdings=holdings_of(rehearsal, readers, _homes(captured), memory),
         points=rehearsal.points,
         colocated=(*captured.colocated, *_numbers_beside_operands(captured)),
         unpriced=_unpriced(rehearsal.nodes),
-        owners={
-            alias: nodes
-            for name, nodes in owners.items()
-            for alias in (captured.state[name].names if name in captured.state else (name,))
-        },
+        owners=owners_of(captured),
     )
 
 
@@ -111,7 +106,7 @@ class _Prices:
         return self.known[key]
 
 
-def _readers(captured: Captured) -> dict[str, tuple[str, ...]]:
+def readers_of(captured: Captured) -> dict[str, tuple[str, ...]]:
     """By node, the nodes to whose device its value must go.
 
     A node that makes only a number out of a tensor (a size) moves nothing, and neither does a
@@ -150,15 +145,43 @@ def _tensor_specs(value: Any) -> bool:
     return isinstance(value, TensorSpec)
 
 
-def _owners(captured: Captured) -> dict[str, tuple[str, ...]]:
-    owners: dict[str, list[str]] = {}
+def owners_of(captured: Captured) -> dict[str, tuple[str, ...]]:
+    """The nodes that own each parameter, buffer and constant that is used, by its every name."""
+    return {
+        alias: tuple(nodes)
+        for name, nodes in _owners(captured).items()
+        for alias in (captured.state[name].names if name in captured.state else (name,))
+    }
+
+
+def _owners(captured: Captured) -> dict[str, list[str]]:
+    owners: dict[str, dict[str, None]] = {}
     for name, info in captured.nodes.items():
         for state in info.state:
-            owners.setdefault(state, []).append(name)
+            owners.setdefault(state, {})[name] = None
     for node in captured.graph.nodes:
         if node.op == "get_attr" and node.target in captured.constants:
-            owners.setdefault(str(node.target), []).append(node.name)
-    return {state: tuple(dict.fromkeys(nodes)) for state, nodes in owners.items()}
+            owners.setdefault(str(node.target), {})[node.name] = None
+    return {state: list(nodes) for state, nodes in owners.items()}
+
+
+def _homes(captured: Captured) -> dict[str, tuple[str, ...]]:
+    """Where each parameter, buffer and constant lives.
+
+    What this mode does not use lives with its user in the other mode, or with the first state.
+    """
+    owners = _owners(captured)
+    first = next(iter(owners.values()), list(captured.nodes)[:1])
+    other = captured.alternate.nodes if captured.alternate is not None else {}
+    elsewhere = {
+        state: name
+        for name, info in other.items()
+        for state in info.state
+        if name in captured.nodes
+    }
+    for state in captured.state:
+        owners.setdefault(state, [elsewhere[state]] if state in elsewhere else first)
+    return {state: tuple(nodes) for state, nodes in owners.items()}
 
 
 def _operator_name(node: fx.Node, model: nn.Module) -> str:

@@ -79,11 +79,17 @@ class StorageLedger(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     Args:
         locate: called with each operator before it runs; may call `enter`.
+        counts: which of the tensors that operators make are followed.
     """
 
-    def __init__(self, locate: Callable[[Any], None] = lambda operator: None) -> None:
+    def __init__(
+        self,
+        locate: Callable[[Any], None] = lambda operator: None,
+        counts: Callable[[torch.Tensor], bool] = lambda tensor: True,
+    ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.locate = locate
+        self.counts = counts
         self.lives: list[Life] = []
         self.moments: list[int] = []
         self.peaks: list[int] = []
@@ -99,7 +105,8 @@ class StorageLedger(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.locate(func)
         result = func(*args, **(kwargs or {}))
         for tensor in tensors_in(result):
-            self.note(tensor)
+            if self.counts(tensor):
+                self.note(tensor)
         return result
 
     def enter(self, point: int, maker: int) -> None:
@@ -132,14 +139,28 @@ class StorageLedger(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self.moments[-1] = self.clock
         return life
 
-    def follow(self, other: StorageLedger) -> bool:
-        """Take births and deaths from another run of the same operators; `False` if it differs."""
-        if [life.nbytes for life in self.lives] != [life.nbytes for life in other.lives]:
-            return False
-        for life, twin in zip(self.lives, other.lives, strict=True):
-            life.born, life.died, life.death_point = twin.born, twin.died, twin.death_point
-        self.moments, self.peaks, self.clock = other.moments, other.peaks, other.clock
-        return True
+    def follow(self, other: StorageLedger, end: int) -> None:
+        """Take births and deaths in the forward from another run of the same operators.
+
+        Args:
+            other: the other run's ledger, at the end of its forward.
+            end: this ledger's clock at the end of the forward; what came after stays after.
+        """
+        forward = [life for life in self.lives if life.born <= end]
+        if [life.nbytes for life in forward] != [life.nbytes for life in other.lives]:
+            return
+        shift = other.clock - end
+        for life in self.lives:
+            life.born += shift
+            if life.died is not None:
+                life.died += shift
+        for life, twin in zip(forward, other.lives, strict=True):
+            life.born = twin.born
+            if life.died is not None and life.died <= other.clock:
+                life.died = other.clock if twin.died is None else twin.died
+        later = [moment + shift for moment in self.moments[len(other.moments) :]]
+        self.moments = [*other.moments, *later]
+        self.clock += shift
 
     def note_state(self, tensor: torch.Tensor, name: str) -> None:
         """Note a tensor of the model: it is there all the time and counts by itself."""

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 
 import torch
 from torch.utils import _pytree as pytree
 
+from partitioner.errors import SpecError
+
 
 def training_loss(
-    output: object, before_term: Callable[[torch.Tensor], None] = lambda leaf: None
+    output: object, begin_term: Callable[[torch.Tensor], None] = lambda _: None
 ) -> torch.Tensor:
     """A scalar to begin the backward from.
 
@@ -17,20 +20,44 @@ def training_loss(
     square of every floating output that has a gradient, summed where the first one is.
 
     Args:
-        output: of the model.
-        before_term: told of each output before its term is computed.
+        output: what the model returned.
+        begin_term: told of each output just before its part of the loss is computed.
+
+    Raises:
+        SpecError: no output has a gradient.
     """
-    floating = [
-        leaf
-        for leaf in pytree.tree_leaves(output)
-        if isinstance(leaf, torch.Tensor) and leaf.is_floating_point() and leaf.requires_grad
-    ]
-    scalars = [leaf for leaf in floating if leaf.dim() == 0]
+    floating = trainable_outputs(output)
+    if not floating:
+        raise SpecError(
+            "the model returns no floating tensor with a gradient, so there is nothing to train; "
+            "plan it for inference, or return what a loss is made of"
+        )
+    scalars = [tensor for tensor in floating if tensor.dim() == 0]
     if scalars:
-        before_term(scalars[0])
         return scalars[0]
     losses = []
-    for leaf in floating:
-        before_term(leaf)
-        losses.append(leaf.float().pow(2).mean())
+    for tensor in floating:
+        begin_term(tensor)
+        losses.append(tensor.float().pow(2).mean())
     return sum((loss.to(losses[0].device) for loss in losses[1:]), losses[0])
+
+
+def trainable_outputs(output: object) -> list[torch.Tensor]:
+    """The tensors of what a model returns from which a backward can begin."""
+    return [
+        tensor
+        for tensor in output_tensors(output)
+        if tensor.is_floating_point() and tensor.requires_grad
+    ]
+
+
+def output_tensors(output: object) -> list[torch.Tensor]:
+    """The tensors of what a model returns: in containers, registered classes and dataclasses."""
+    found: list[torch.Tensor] = []
+    for leaf in pytree.tree_leaves(output):
+        if isinstance(leaf, torch.Tensor):
+            found.append(leaf)
+        elif dataclasses.is_dataclass(leaf) and not isinstance(leaf, type):
+            for field in dataclasses.fields(leaf):
+                found += output_tensors(getattr(leaf, field.name))
+    return found

@@ -1,4 +1,4 @@
-"""What an optimizer keeps and briefly needs, found by running the real class on fake parameters."""
+"""What an optimizer keeps and briefly needs: the real class takes steps on tensors without data."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from cost_models.signatures import tensors_in
@@ -80,7 +79,7 @@ def optimizer_factory(optimizer: object) -> OptimizerFactory | None:
 def optimizer_memory(
     parameters: Mapping[str, TensorSpec], make_optimizer: OptimizerFactory
 ) -> OptimizerMemory:
-    """Run `make_optimizer`'s optimizer for two steps on fake parameters and count.
+    """Run `make_optimizer`'s optimizer for two steps on parameters without data and count.
 
     The second step tells what is needed beside the state, first for all parameters together, then
     for one of each size alone: where the whole needs as much as its parts together, the parts are
@@ -115,76 +114,61 @@ def optimizer_memory(
 
 
 def _two_steps(specs: list[TensorSpec], make_optimizer: OptimizerFactory) -> tuple[list[int], int]:
-    """Bytes of state by parameter, and the most that the second step takes beside it."""
-    ledger = StorageLedger()
-    with FakeTensorMode(allow_non_fake_inputs=True), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        parameters = [
-            nn.Parameter(torch.empty(spec.shape, dtype=getattr(torch, spec.dtype)))
-            for spec in specs
-        ]
-        for parameter in parameters:
-            parameter.grad = torch.empty_like(parameter)
-        try:
+    """Bytes of state by parameter, and the most that the second step takes beside it.
+
+    `meta` stands for the GPU here: what the optimizer makes on the host stays apart.
+    """
+    ledger = StorageLedger(counts=lambda tensor: tensor.is_meta)
+    parameters = [
+        nn.Parameter(torch.empty(spec.shape, dtype=getattr(torch, spec.dtype), device="meta"))
+        for spec in specs
+    ]
+    for parameter in parameters:
+        parameter.grad = torch.empty_like(parameter)
+    try:
+        with warnings.catch_warnings(), _AnyNumber():  # type: ignore[no-untyped-call]
+            warnings.simplefilter("ignore")
             optimizer = make_optimizer(parameters)
             for group in optimizer.param_groups:
                 if group.get("foreach", False) is None and not group.get("fused"):
                     group["foreach"] = True
-            with _AnyNumber():  # type: ignore[no-untyped-call]
-                _step(optimizer, parameters)
-                with ledger:
-                    ledger.enter(0, 0)
-                    _step(optimizer, parameters)
-        except Exception as error:
-            name = getattr(make_optimizer, "__qualname__", type(make_optimizer).__qualname__)
-            raise SpecError(
-                f"the optimizer '{name}' could not take a step on the model's shapes, so its "
-                f"state cannot be counted: {type(error).__name__}: {error}; give another, or None "
-                f"to plan without"
-            ) from error
-        states = [_state_nbytes(optimizer, parameter) for parameter in parameters]
-    return states, ledger.peak_nbytes(0)
+            _step(optimizer)
+            with ledger:
+                ledger.enter(0, 0)
+                _step(optimizer)
+    except Exception as error:
+        name = getattr(make_optimizer, "__qualname__", type(make_optimizer).__qualname__)
+        raise SpecError(
+            f"the optimizer '{name}' could not take a step on the model's shapes, so its state "
+            f"cannot be counted: {type(error).__name__}: {error}; give another, or None to plan "
+            f"without"
+        ) from error
+    return [_state_nbytes(optimizer, parameter) for parameter in parameters], ledger.peak_nbytes(0)
 
 
-def _step(optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter]) -> None:
-    if _needs_closure(optimizer):
+def _step(optimizer: torch.optim.Optimizer) -> None:
+    closure = inspect.signature(type(optimizer).step).parameters.get("closure")
+    if closure is not None and closure.default is inspect.Parameter.empty:
         optimizer.step(lambda: 1.0)
     else:
         optimizer.step()
 
 
-def _needs_closure(optimizer: torch.optim.Optimizer) -> bool:
-    closure = inspect.signature(type(optimizer).step).parameters.get("closure")
-    return closure is not None and closure.default is inspect.Parameter.empty
-
-
 def _state_nbytes(optimizer: torch.optim.Optimizer, parameter: nn.Parameter) -> int:
-    """What one parameter's state takes on its device; PyTorch keeps step counts on the host."""
-    group = next(
-        group
-        for group in optimizer.param_groups
-        if any(parameter is member for member in group["params"])
-    )
-    on_device = bool(group.get("capturable") or group.get("fused"))
     return sum(
         rounded(int(tensor.untyped_storage().nbytes()))
-        for name, value in optimizer.state.get(parameter, {}).items()
-        for tensor in tensors_in(value)
-        if on_device or not (tensor.dim() == 0 and name in _HOST_SCALARS)
+        for tensor in tensors_in(optimizer.state.get(parameter, {}))
+        if tensor.is_meta
     )
-
-
-_HOST_SCALARS = ("step", "mu_product")
-"""State that PyTorch's optimizers keep on the CPU unless they are `capturable` or `fused`."""
 
 
 class _AnyNumber(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Answers 1 to whoever asks a fake tensor for its number: no state's size depends on it."""
+    """Answers 1 to whoever asks a `meta` tensor for its number: no state's size depends on it."""
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
-        if func is torch.ops.aten._local_scalar_dense.default:
+        if func is torch.ops.aten._local_scalar_dense.default and args[0].is_meta:
             dtype = args[0].dtype
             return 1.0 if dtype.is_floating_point else dtype is torch.bool or 1
         return func(*args, **(kwargs or {}))

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 
 import torch
 from torch import nn
@@ -29,13 +29,16 @@ from partitioner.graph.trace import Rehearsal
 from partitioner.graph.whole_calls import WholeCalls
 
 
-def rehearse(captured: Captured, model: nn.Module, *, training: bool) -> Rehearsal:
+def rehearse(
+    captured: Captured, model: nn.Module, *, training: bool, one_device: bool = False
+) -> Rehearsal:
     """Run one step of `captured` on fake tensors of the example's sizes.
 
     Args:
         captured: the recording.
         model: the recorded model or a clone of it; not touched.
         training: with the backward of `training_loss`; else one forward without gradients.
+        one_device: there is no choice of devices, so that the model's own `forward` will run.
 
     Raises:
         CostModelError: a node does not run; the message names it.
@@ -45,25 +48,13 @@ def rehearse(captured: Captured, model: nn.Module, *, training: bool) -> Rehears
         run = Run(_clone(captured, model, mode), captured, mode)
         with mode:
             rehearsal = run.step(training)
-        if not training:
-            _keep_frames(rehearsal, run, captured, model, mode)
+        whole = WholeCalls(
+            _clone(captured, model, mode), captured, mode, run.operators, root=one_device
+        )
+        if whole.whole or whole.root:
+            with mode, suppress(Exception):  # what decides by its data runs node by node only
+                whole.lay_over(rehearsal.ledger, run.forward_end, training)
     return rehearsal
-
-
-def _keep_frames(
-    rehearsal: Rehearsal, run: Run, captured: Captured, model: nn.Module, mode: FakeTensorMode
-) -> None:
-    """Let storages live as long as they do when submodules are called whole."""
-    again = WholeCalls(_clone(captured, model, mode), captured, mode, run.operators)
-    if not again.whole:
-        return
-    try:
-        with mode:
-            again.step(training=False)
-    except Exception:  # a submodule that decides by its data runs node by node only
-        return
-    if again.same and len(again.operators) == len(run.operators):
-        rehearsal.ledger.follow(again.ledger)
 
 
 def _clone(captured: Captured, model: nn.Module, mode: FakeTensorMode) -> nn.Module:

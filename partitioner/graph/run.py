@@ -15,13 +15,14 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd.graph import saved_tensors_hooks
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 from torch.utils import _pytree as pytree
+from torch.utils.checkpoint import checkpoint
 
 from cost_models import CostModelError, OperatorCall, OperatorRecorder
 from cost_models.signatures import tensors_in
 from partitioner.capture import Captured, GraphRun
-from partitioner.capture.clone import fake_like, named_tensors
+from partitioner.capture.clone import NamedTensor, fake_like, named_tensors
 from partitioner.graph.ledger import Life, StorageLedger
-from partitioner.graph.loss import training_loss
+from partitioner.graph.loss import trainable_outputs, training_loss
 from partitioner.graph.trace import GradientFlow, NodeTrace, Rehearsal
 from partitioner.graph.unknown import Unknown, fake_value
 
@@ -63,20 +64,18 @@ class Run(GraphRun):
             for state in info.state
         }
         self.phase = "forward"
+        self.training = False
         self.current = 0
+        self.forward_end = 0
         self.operators: list[tuple[Any, int]] = []
 
     def step(self, training: bool) -> Rehearsal:
         """Run one step."""
-        named = named_tensors(self.model)
-        for held in named:
-            self.ledger.note_state(held.tensor, held.names[0])
-        for target, constant in self.constants.items():
-            self.ledger.note_state(constant, target)
+        self.training = training
+        named = self.note_state()
         with torch.set_grad_enabled(training), saved_tensors_hooks(self._pack, _as_is):
-            with self.ledger, self.recorder, self.regions:
-                returned = [self.captured.output_spec.rebuild(self.run())]
-                self._enter_region(True, None)
+            with self.ledger, self.recorder:
+                returned = [self.forward()]
             lives = tuple(
                 dict.fromkeys(
                     life
@@ -85,6 +84,7 @@ class Run(GraphRun):
                 )
             )
             self.env.clear()
+            self.forward_end = self.ledger.clock
             if training:
                 self._backward(returned)
             returned.clear()
@@ -100,6 +100,22 @@ class Run(GraphRun):
             self.order, self.traces, self.ledger, lives, gradients, self.flows, last + 1
         )
 
+    def note_state(self) -> tuple[NamedTensor, ...]:
+        """Tell the ledger of the model's tensors, which are there all the time."""
+        named = named_tensors(self.model)
+        for held in named:
+            self.ledger.note_state(held.tensor, held.names[0])
+        for target, constant in self.constants.items():
+            self.ledger.note_state(constant, target)
+        return named
+
+    def forward(self) -> Any:
+        """Run the graph; what the model returns."""
+        with self.regions:
+            result = self.captured.output_spec.rebuild(self.run())
+            self.enter_region(True, None)
+        return result
+
     def _backward(self, returned: list[Any]) -> None:
         """The loss and its backward. Takes the results out of `returned`: they must not outlive
         the loss."""
@@ -107,7 +123,7 @@ class Run(GraphRun):
         self.ledger.enter(len(self.order), len(self.order) - 1)
         with self.ledger, self.recorder:
             loss = None
-            if _has_gradient(returned[0]):
+            if trainable_outputs(returned[0]):
                 loss = training_loss(returned[0], self._begin_term)
             returned.clear()
             if loss is not None:
@@ -186,7 +202,7 @@ class Run(GraphRun):
         self.boundaries.append(torch._C._autograd._get_sequence_nr())
         self.boundary_nodes.append(position)
         info = self.captured.nodes[n.name]
-        self._enter_region(info.grad_enabled, info.autocast)
+        self.enter_region(info.grad_enabled, info.autocast)
         try:
             value = fx.Interpreter.run_node(self, n)
         except _DATA_DEPENDENT:
@@ -207,6 +223,13 @@ class Run(GraphRun):
         if target in self.constants:
             return self.constants[target]
         return super().fetch_attr(target)
+
+    def call_module(self, target: Any, args: Any, kwargs: Any) -> Any:
+        """Call a leaf module, under activation checkpointing where the model did so."""
+        module = self.model.get_submodule(target)
+        if self.captured.nodes[self.order[self.current]].checkpointed:
+            return checkpoint(module, *args, use_reentrant=False, **kwargs)
+        return module(*args, **kwargs)
 
     def _unknown(self, n: fx.Node) -> Any:
         """A node that decides by its data: its recorded value, charged by bytes."""
@@ -240,8 +263,8 @@ class Run(GraphRun):
             if life is not None:
                 trace.values.append(life)
 
-    def _enter_region(self, grad_enabled: bool, autocast: Any) -> None:
-        """Keep a region of autocast or no_grad open as long as its nodes follow each other."""
+    def enter_region(self, grad_enabled: bool, autocast: Any) -> None:
+        """Open what a node was recorded in. Keep a region of autocast or no_grad open as long as its nodes follow each other."""
         if (grad_enabled, autocast) == self.region:
             return
         self.regions.close()
@@ -283,13 +306,6 @@ class Run(GraphRun):
         if life is not None and not self.phase.startswith("backward"):
             life.savers.append(self.ledger.maker)
         return tensor
-
-
-def _has_gradient(results: Any) -> bool:
-    return any(
-        tensor.requires_grad and tensor.is_floating_point()
-        for tensor in tensors_in(pytree.tree_leaves(results))
-    )
 
 
 def _as_is(tensor: torch.Tensor) -> torch.Tensor:

@@ -2,22 +2,27 @@
 
 A placed module calls a submodule that is wholly on one device as it is (see `emit.fold`). Inside,
 the submodule's arguments and local variables live until its `forward` returns or rebinds them,
-longer than the recorded graph needs them. In training autograd keeps most of them anyway; without
-gradients they are part of the peak. The operators are the same in the same order, so that births
-and deaths of this run can be laid over the nodes of the first one.
+longer than the recorded graph needs them, and so are part of the forward's peak. The operators are
+the same in the same order, so that births and deaths of this run can be laid over the nodes of the
+first one.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import fx, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils import _pytree as pytree
 
 from partitioner.capture import Captured, ModuleCall
+from partitioner.graph.ledger import StorageLedger
 from partitioner.graph.run import Run
+from partitioner.graph.unknown import fake_value
 
 
 class WholeCalls(Run):
@@ -28,6 +33,7 @@ class WholeCalls(Run):
         captured: as for `Run`.
         mode: as for `Run`.
         expected: the operators of the run node by node, each with its node's index.
+        root: whether the model itself may be called whole, as where all is on one device.
     """
 
     def __init__(
@@ -36,41 +42,95 @@ class WholeCalls(Run):
         captured: Captured,
         mode: FakeTensorMode,
         expected: Sequence[tuple[Any, int]],
+        *,
+        root: bool,
     ) -> None:
         super().__init__(model, captured, mode)
         self.expected = expected
         self.same = True
+        self.root = root and any(call.foldable and not call.path for call in captured.calls)
         self.whole: dict[str, ModuleCall] = {}
+        self.begins: dict[str, ModuleCall] = {}
         self.results: dict[str, Any] = {}
+        state = {node.name for node in captured.graph.nodes if node.op == "get_attr"}
         for call in captured.calls:
-            if call.nodes and call.nodes[0] not in self.whole and self._is_whole(call):
-                self.whole.update(dict.fromkeys(call.nodes, call))
+            nodes = [name for name in call.nodes if name not in state]
+            if call.path and nodes and nodes[0] not in self.whole and self._is_whole(call):
+                self.whole.update(dict.fromkeys(nodes, call))
+                self.begins[nodes[0]] = call
+
+    def lay_over(self, ledger: StorageLedger, end: int, training: bool) -> None:
+        """Run the forward, and let storages live as long in `ledger` as they do here.
+
+        Nothing happens where the two runs differ, as where a submodule has a faster way of its own.
+
+        Args:
+            ledger: of the run node by node.
+            end: its clock after the forward.
+            training: with gradients.
+        """
+        self.note_state()
+        with torch.set_grad_enabled(training), self.ledger:
+            returned = [self.forward()]
+        self.env.clear()
+        self.ledger.enter(len(self.order) - 1, 0)
+        if self.same and len(self.operators) == len(self.expected):
+            ledger.follow(self.ledger, end)
+        returned.clear()
+
+    def forward(self) -> Any:
+        """What the model returns."""
+        return self._call_root() if self.root else super().forward()
 
     def run_node(self, n: fx.Node) -> Any:
         """Run one node, or the submodule call that begins with it."""
-        call = self.whole.get(n.name)
-        if call is None or n.op == "get_attr":
+        if n.name not in self.whole:
             return super().run_node(n)
-        if call.nodes[0] == n.name or next(iter(self._calling(call)), None) == n.name:
-            self._call(call)
+        call = self.begins.get(n.name)
+        if call is not None:
+            info = self.captured.nodes[n.name]
+            self.enter_region(info.grad_enabled, info.autocast)
+            self.results.update(_values(call.result, self._called(call)))
         return self.results.pop(n.name, None)
 
-    def _calling(self, call: ModuleCall) -> Iterator[str]:
-        """The nodes of a call that are not `get_attr`s, which run by themselves."""
-        operations = {node.name: node.op for node in self.captured.graph.nodes}
-        return (name for name in call.nodes if operations[name] != "get_attr")
-
-    def _call(self, call: ModuleCall) -> None:
-        info = self.captured.nodes[next(self._calling(call))]
-        self._enter_region(info.grad_enabled, info.autocast)
+    def _called(self, call: ModuleCall) -> Any:
         args = fx.node.map_arg(call.args, lambda node: self.env[node])
         kwargs = fx.node.map_arg(dict(call.kwargs), lambda node: self.env[node])
-        result = self.model.get_submodule(call.path)(*args, **kwargs)
-        self.results.update(_values(call.result, result))
+        return self.model.get_submodule(call.path)(*args, **kwargs)
+
+    def _call_root(self) -> Any:
+        """Call the model's `forward` as a placed module does: nobody else holds its arguments."""
+        args, kwargs = self.captured.example
+        examples = self.captured.input_spec.flatten(args, kwargs)
+        inputs = [node.name for node in self.captured.graph.nodes if node.op == "placeholder"]
+        made = {
+            id(example): fake_value(self.captured.nodes[name].value)
+            for example, name in zip(examples, inputs, strict=True)
+        }
+        bound = self.captured.signature.bind(*args, **kwargs)
+
+        def take(name: str) -> Any:
+            value = bound.arguments[name]
+            return pytree.tree_map_only(torch.Tensor, lambda tensor: made.pop(id(tensor)), value)
+
+        taken = ["model"]
+        for name in bound.arguments:
+            match self.captured.signature.parameters[name].kind:
+                case inspect.Parameter.VAR_POSITIONAL:
+                    taken.append(f"*take({name!r})")
+                case inspect.Parameter.VAR_KEYWORD:
+                    taken.append(f"**take({name!r})")
+                case inspect.Parameter.KEYWORD_ONLY:
+                    taken.append(f"{name}=take({name!r})")
+                case _:
+                    taken.append(f"take({name!r})")
+        names = {"forward": type(self.model).forward, "model": self.model, "take": take}
+        return eval(f"forward({', '.join(taken)})", names)
 
     def _is_whole(self, call: ModuleCall) -> bool:
         infos = [self.captured.nodes[name] for name in call.nodes]
-        return call.foldable and len({(info.grad_enabled, info.autocast) for info in infos}) == 1
+        one_region = len({(info.grad_enabled, info.autocast) for info in infos}) == 1
+        return call.foldable and one_region and _is_plain((call.args, dict(call.kwargs)))
 
     def _locate(self, operator: Any) -> None:
         index = len(self.operators)
@@ -80,6 +140,16 @@ class WholeCalls(Run):
             self.ledger.enter(max(position, self.ledger.point), position)
         else:
             self.same = False
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether a value can be written in a line of code."""
+    if isinstance(value, tuple | list):
+        return all(_is_plain(entry) for entry in value)
+    if type(value) is dict:
+        return all(_is_plain(entry) for entry in value.values())
+    plain = bool | int | float | complex | str | fx.Node | torch.dtype
+    return value is None or isinstance(value, plain)
 
 
 def _values(recorded: Any, result: Any) -> Iterator[tuple[str, Any]]:

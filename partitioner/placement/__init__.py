@@ -7,9 +7,11 @@ from partitioner.placement.baseline import (
     infer_placement,
     next_fit,
 )
-from partitioner.placement.build import build_plan, state_placement
+from partitioner.placement.build import build_plan
 from partitioner.placement.check import check, check_placement, objective_value, targets
-from partitioner.placement.document import (
+from partitioner.placement.document import PlanDocument
+from partitioner.placement.memory import Measured, memory_use, peak_nbytes
+from partitioner.placement.parts import (
     Certificate,
     ClusterRecord,
     DeviceRecord,
@@ -17,12 +19,12 @@ from partitioner.placement.document import (
     MemoryUse,
     ModelIdentity,
     NodeCosts,
-    PlanDocument,
     StateRecord,
     TensorRecord,
     Transfer,
 )
-from partitioner.placement.memory import Measured, memory_use, peak_nbytes
+from partitioner.placement.restore import cost_graph_of
+from partitioner.placement.state import alternate_placement, state_placement
 from partitioner.placement.timeline import (
     Span,
     Timeline,
@@ -48,11 +50,13 @@ __all__ = [
     "Timeline",
     "Transfer",
     "all_on_one",
+    "alternate_placement",
     "bottleneck_seconds",
     "build_plan",
     "by_hand",
     "check",
     "check_placement",
+    "cost_graph_of",
     "equal_counts",
     "infer_placement",
     "memory_use",

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping
 
-import networkx as nx
-
-from partitioner.capture.captured import Captured
+from partitioner.capture import Captured
 from partitioner.errors import PlanError
 from partitioner.graph.cost_graph import CostGraph
 from partitioner.placement.check import objective_value
+from partitioner.placement.state import merged
 from partitioner.solve.problem import Solution, Status
 from partitioner.spec import Cluster, hint
 
@@ -110,7 +109,7 @@ class _Guess:
 
     def __init__(self, colocated: Iterable[tuple[str, ...]]) -> None:
         self.placement: dict[str, str] = {}
-        self._group = {node: group for group in _whole(colocated) for node in group}
+        self._group = {node: group for group in merged(colocated) for node in group}
 
     def settle(self, node: str, device: str) -> None:
         """Place a node, and those that must be with it; nodes that are placed stay."""
@@ -129,15 +128,6 @@ def _state_device(captured: Captured, state_devices: Mapping[str, str], name: st
 
 def _together(graph: CostGraph, placement: dict[str, str]) -> dict[str, str]:
     """The placement with every colocated group where the first of its nodes is."""
-    for group in _whole(graph.colocated):
-        first = next(node for node in graph.order if node in group)
-        placement |= dict.fromkeys(group, placement[first])
+    for group in merged(graph.colocated):
+        placement |= dict.fromkeys(group, placement[min(group, key=graph.order.index)])
     return placement
-
-
-def _whole(groups: Iterable[tuple[str, ...]]) -> list[set[str]]:
-    """The groups, with those that overlap made one."""
-    joined: nx.Graph[str] = nx.Graph()
-    for group in groups:
-        nx.add_path(joined, group)
-    return [*nx.connected_components(joined)]

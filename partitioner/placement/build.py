@@ -5,20 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
-from partitioner.capture.captured import Captured, StateSpec
+from partitioner.capture import Captured, StateSpec, inputs_of, records
 from partitioner.graph.cost_graph import CostGraph
-from partitioner.placement._records import records
 from partitioner.placement.check import check, check_placement
-from partitioner.placement.document import (
+from partitioner.placement.document import PlanDocument
+from partitioner.placement.memory import Measured, memory_use
+from partitioner.placement.parts import (
     Certificate,
     ClusterRecord,
     ModelIdentity,
     NodeCosts,
-    PlanDocument,
     StateRecord,
     TensorRecord,
 )
-from partitioner.placement.memory import Measured, memory_use
+from partitioner.placement.state import state_placement
 from partitioner.placement.timeline import bottleneck_seconds, step_seconds
 from partitioner.placement.transfers import transfers
 from partitioner.solve.problem import Solution
@@ -69,8 +69,8 @@ def build_plan(
         devices=cluster.names,
         placement=placement,
         parameters={
-            name: homes[canonical]
-            for canonical, state in captured.state.items()
+            name: homes[name]
+            for state in captured.state.values()
             if state.role != "constant"
             for name in state.names
         },
@@ -89,23 +89,12 @@ def build_plan(
         constraints=tuple(str(constraint) for constraint in constraints),
         cluster=ClusterRecord.of(cluster),
         model=ModelIdentity(captured.model_class, tuple(map(_state, captured.state.values()))),
-        inputs=None,
+        inputs=inputs_of(captured),
         program=records(captured),
         costs={node: _costs(graph, node) for node in graph.order},
     )
     check(document, graph, cluster)
     return document
-
-
-def state_placement(captured: Captured, placement: Mapping[str, str]) -> dict[str, str]:
-    """Where each parameter, buffer and constant lives, by canonical name.
-
-    State lives where the node that owns it runs (`NodeInfo.state`); what no node uses lives where
-    the first node does.
-    """
-    homes = {name: placement[node] for node, info in captured.nodes.items() for name in info.state}
-    first = next(iter(placement.values()), "cpu")
-    return {name: homes.get(name, first) for name in captured.state}
 
 
 def _state(state: StateSpec) -> StateRecord:
@@ -120,8 +109,8 @@ def _costs(graph: CostGraph, node: str) -> NodeCosts:
     return NodeCosts(
         operator=cost.operator,
         module_path=cost.module_path,
-        forward_seconds=dict(cost.forward_seconds),
-        backward_seconds=dict(cost.backward_seconds),
+        forward_seconds={device: float(s) for device, s in cost.forward_seconds.items()},
+        backward_seconds={device: float(s) for device, s in cost.backward_seconds.items()},
         nbytes=tensor.nbytes,
         gradient_nbytes=tensor.gradient_nbytes,
         flops=cost.flops,

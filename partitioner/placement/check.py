@@ -9,24 +9,29 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from math import isclose
+from typing import TYPE_CHECKING
 
 import networkx as nx
 
-from partitioner.errors import SolverError
+from partitioner.errors import SolverError, SpecError
 from partitioner.graph.cost_graph import CostGraph
-from partitioner.placement.document import PlanDocument, Transfer
 from partitioner.placement.memory import fullness, peak_nbytes
+from partitioner.placement.parts import Transfer
 from partitioner.placement.timeline import bottleneck_seconds, step_seconds
 from partitioner.placement.transfers import receivers
 from partitioner.placement.validate import faults, first_few
 from partitioner.spec import (
     Cluster,
     Constraint,
+    Demands,
     Targets,
     format_nbytes,
     parse_constraint,
     resolve,
 )
+
+if TYPE_CHECKING:
+    from partitioner.placement.document import PlanDocument
 
 RELATIVE_TOLERANCE = 1e-6
 
@@ -43,11 +48,12 @@ def check_placement(
         SolverError: it does not; the message names what is broken.
         SpecError: the constraints themselves make no sense.
     """
+    demands = resolve(constraints, targets(graph), cluster.names, graph.colocated)
     _refuse(_misplaced(graph, placement))
     _refuse(
         chain(
             _torn(graph, placement),
-            _violated(graph, cluster, placement, constraints),
+            _violated(graph, demands, placement),
             _too_full(graph, cluster, placement),
         )
     )
@@ -69,6 +75,25 @@ def check(document: PlanDocument, graph: CostGraph, cluster: Cluster) -> None:
             faults(document),
         )
     )
+
+
+def disagreements(document: PlanDocument, graph: CostGraph) -> Iterator[str]:
+    """Where a plan's placement, transfers and constraints do not fit a graph of its program."""
+    placement = document.placement
+    for name, nodes in graph.owners.items():
+        for node in nodes:
+            home = document.parameters.get(name, placement[node])
+            if home != placement[node]:
+                yield f"parameters.{name}: on '{home}', but '{node}', which owns it, is not"
+    try:
+        constraints = [*map(parse_constraint, document.constraints)]
+        demands = resolve(constraints, targets(graph), document.devices, graph.colocated)
+    except SpecError as error:
+        yield f"constraints: {error}"
+        return
+    yield from _torn(graph, placement)
+    yield from _violated(graph, demands, placement)
+    yield from _wrong_transfers(graph, placement, document.transfers)
 
 
 def objective_value(
@@ -114,13 +139,7 @@ def _torn(graph: CostGraph, placement: Mapping[str, str]) -> Iterator[str]:
             yield f"{_spread(group, placement)} must share a device"
 
 
-def _violated(
-    graph: CostGraph,
-    cluster: Cluster,
-    placement: Mapping[str, str],
-    constraints: Sequence[Constraint],
-) -> Iterator[str]:
-    demands = resolve(constraints, targets(graph), cluster.names, graph.colocated)
+def _violated(graph: CostGraph, demands: Demands, placement: Mapping[str, str]) -> Iterator[str]:
     for node, device in demands.pinned.items():
         if placement[node] != device:
             yield f"'{node}' is on '{placement[node]}', but pinned to '{device}'"

@@ -8,12 +8,23 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Self, TypeVar
 
 import msgspec
 
+from partitioner.capture import Inputs, Program
 from partitioner.errors import PlanError
-from partitioner.placement._records import Inputs, Program
+from partitioner.placement.check import disagreements
+from partitioner.placement.parts import (
+    Certificate,
+    ClusterRecord,
+    MemoryUse,
+    ModelIdentity,
+    NodeCosts,
+    Seconds,
+    Transfer,
+)
+from partitioner.placement.restore import cost_graph_of
 from partitioner.placement.validate import faults, first_few
 from partitioner.spec import Cluster, Device, Link
 
@@ -21,171 +32,7 @@ SCHEMA = 1
 WIDTH = 100
 """Columns within which the JSON keeps a list or an object on one line."""
 
-Count = Annotated[int, msgspec.Meta(ge=0)]
-Seconds = Annotated[float, msgspec.Meta(ge=0)]
 Decoded = TypeVar("Decoded")
-Phase = Literal["forward", "backward"]
-
-
-class _Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A frozen part of the document."""
-
-
-class Transfer(_Part, frozen=True):
-    """One tensor that moves from one planned device to another in every step.
-
-    Attributes:
-        tensor: name of the node whose value (in the backward: its gradient) moves.
-        source: device name.
-        destination: device name.
-        nbytes: carried.
-        seconds: that the link takes for it, when nothing else is on it.
-        phase: `"forward"` or `"backward"`.
-    """
-
-    tensor: str
-    source: str
-    destination: str
-    nbytes: Count
-    seconds: Seconds
-    phase: Phase = "forward"
-
-
-class MemoryUse(_Part, frozen=True):
-    """Bytes on one device.
-
-    Attributes:
-        parameters: with buffers and constants.
-        gradients: of parameters, when all of them are there.
-        optimizer: its state after a step.
-        activations: when most of them are there.
-        workspace: what the peak holds beyond all of these.
-        peak: the most at any moment: the promise. Less than the sum where not all is there at once.
-        limit: that the plan had to keep to; `None` is without limit.
-    """
-
-    parameters: Count
-    gradients: Count
-    optimizer: Count
-    activations: Count
-    workspace: Count
-    peak: Count
-    limit: Count | None
-
-
-class Certificate(_Part, frozen=True, eq=False):
-    """How good the plan is, and who says so.
-
-    Attributes:
-        status: `"optimal"` or `"feasible"`.
-        objective: seconds for `"latency"` and `"throughput"`, the fullest device's share of its
-            memory for `"memory"`.
-        bound: no placement can have a smaller objective.
-        gap: `(objective - bound) / objective`.
-        solver: name and version.
-        seconds: wall-clock time of the search; not in the JSON, nor in equality.
-    """
-
-    status: Literal["optimal", "feasible"]
-    objective: Seconds
-    bound: Seconds
-    gap: Seconds
-    solver: str
-    seconds: float | None = None
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, Certificate):
-            return NotImplemented
-        return msgspec.structs.astuple(self)[:-1] == msgspec.structs.astuple(other)[:-1]
-
-    def __hash__(self) -> int:
-        return hash(msgspec.structs.astuple(self)[:-1])
-
-
-class NodeCosts(_Part, frozen=True):
-    """What the cost model said of one node; see `partitioner.graph.NodeCost` and `TensorCost`."""
-
-    operator: str
-    module_path: str
-    forward_seconds: Mapping[str, Seconds]
-    backward_seconds: Mapping[str, Seconds]
-    nbytes: Count
-    gradient_nbytes: Count
-    flops: Count
-
-
-class TensorRecord(_Part, frozen=True):
-    """A tensor's shape and type."""
-
-    shape: tuple[Count, ...]
-    dtype: str
-    nbytes: Count
-    requires_grad: bool
-
-
-class StateRecord(_Part, frozen=True):
-    """A parameter, buffer or constant of the planned model; see `partitioner.capture.StateSpec`."""
-
-    names: tuple[str, ...]
-    role: str
-    tensor: TensorRecord
-
-
-class ModelIdentity(_Part, frozen=True):
-    """Which model was planned.
-
-    Attributes:
-        class_name: qualified name of its class; `"class"` in the JSON.
-        state: its parameters, buffers and constants, in the model's order.
-    """
-
-    class_name: str = msgspec.field(name="class")
-    state: tuple[StateRecord, ...]
-
-
-class DeviceRecord(_Part, frozen=True):
-    """A device as it was declared; see `partitioner.spec.Device`. No kind: it was assumed."""
-
-    name: str
-    kind: str | None
-    memory: Count | None
-    flops_per_second: Seconds | None
-    memory_bandwidth: Seconds | None
-
-
-class LinkRecord(_Part, frozen=True):
-    """A link as it was declared; see `partitioner.spec.Link`."""
-
-    between: tuple[str, str]
-    bandwidth: Seconds
-    latency: Seconds
-
-
-class ClusterRecord(_Part, frozen=True):
-    """What the plan was made for. Pairs without a link had the stated default."""
-
-    devices: tuple[DeviceRecord, ...]
-    links: tuple[LinkRecord, ...]
-
-    @classmethod
-    def of(cls, cluster: Cluster) -> Self:
-        """The record of a cluster."""
-        return cls(
-            devices=tuple(
-                DeviceRecord(
-                    name=device.name,
-                    kind=device.kind,
-                    memory=_number(device.memory, int),
-                    flops_per_second=_number(device.flops_per_second, float),
-                    memory_bandwidth=_number(device.memory_bandwidth, float),
-                )
-                for device in cluster.devices
-            ),
-            links=tuple(
-                LinkRecord(link.between, link.bytes_per_second, link.latency_seconds)
-                for link in cluster.links
-            ),
-        )
 
 
 class PlanDocument(
@@ -255,6 +102,8 @@ class PlanDocument(
         document = _decoded(text, cls)
         if found := first_few(faults(document)):
             raise PlanError(f"this plan contradicts itself: {found}")
+        if found := first_few(disagreements(document, cost_graph_of(document))):
+            raise PlanError(f"this plan contradicts itself: {found}")
         return document
 
     def virtual_cluster(self) -> Cluster:
@@ -269,11 +118,6 @@ class PlanDocument(
 
 class _Header(msgspec.Struct):
     schema: int | None = None
-
-
-def _number(value: Any, kind: type) -> Any:
-    """A normalised field of a `Device`, never a text."""
-    return value if value is None else kind(value)
 
 
 def _decoded(text: str | bytes, kind: type[Decoded]) -> Decoded:

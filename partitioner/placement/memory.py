@@ -7,7 +7,7 @@ from itertools import accumulate
 from typing import Protocol
 
 from partitioner.graph.cost_graph import CostGraph
-from partitioner.placement.document import MemoryUse
+from partitioner.placement.parts import MemoryUse
 from partitioner.spec import Cluster
 
 ROLES = ("parameters", "gradients", "optimizer", "activations")

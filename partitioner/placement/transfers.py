@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from partitioner.graph.cost_graph import CostGraph
-from partitioner.placement.document import Transfer
+from partitioner.placement.parts import Transfer
 from partitioner.spec import Cluster
 
 

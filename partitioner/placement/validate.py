@@ -11,7 +11,8 @@ from partitioner.errors import SpecError
 from partitioner.spec import MODES, OBJECTIVES, device_name, hint, parse_constraint
 
 if TYPE_CHECKING:
-    from partitioner.placement.document import PlanDocument, Transfer
+    from partitioner.placement.document import PlanDocument
+    from partitioner.placement.parts import Transfer
 
 ROLES = ("parameter", "buffer", "constant")
 RELATIVE_TOLERANCE = 1e-6

@@ -12,6 +12,7 @@ from partitioner.report.partition_graph import PartitionGraph
 from partitioner.report.reading import partition_graph
 from partitioner.report.wording import (
     assumptions,
+    busy_seconds,
     devices_used,
     listed,
     moved,
@@ -106,11 +107,9 @@ def _time(document: PlanDocument, graph: PartitionGraph) -> str:
     total = sum(operation.seconds for operation in graph.operations) or 1.0
     slowest = sorted(whole_modules(graph), key=lambda box: -box.seconds)[:SHOWN]
     parts = [f"{box.full_name} ({percent(box.seconds / total)})" for box in slowest if box.seconds]
-    busy = dict.fromkeys(devices_used(document), 0.0)
-    for operation in graph.operations:
-        if operation.device is not None:
-            busy[operation.device] += operation.seconds
-    shares = [f"{device} computes for {format_seconds(s)}" for device, s in busy.items()]
+    busy = busy_seconds(document)
+    used = devices_used(document)
+    shares = [f"{device} computes for {format_seconds(busy[device])}" for device in used]
     return f"Of a step of {format_seconds(document.step_seconds)}, {listed(shares)}" + (
         f"; most of it in {listed(parts)}." if len(parts) > 1 else "."
     )

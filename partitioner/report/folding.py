@@ -204,8 +204,6 @@ def _is_loose(box: Box) -> bool:
 
 
 def _listed(names: Iterable[str]) -> str:
-    """A few names in full, more of them by the first, the last and their number."""
+    """A few names in full, more of them by the first and the last."""
     texts = list(names)
-    if len(texts) <= 3:
-        return ", ".join(texts)
-    return f"{texts[0]} … {texts[-1]} ({len(texts)} operations)"
+    return ", ".join(texts) if len(texts) <= 3 else f"{texts[0]} … {texts[-1]}"

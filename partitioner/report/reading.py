@@ -24,20 +24,24 @@ SHORT_DTYPES = {
 
 
 def partition_graph(document: PlanDocument) -> PartitionGraph:
-    """Read the graph out of a plan."""
+    """Read the graph out of a plan.
+
+    Values that hold no tensor (sizes, flags) are left out: they take no time and no memory.
+    """
     graph, infos = graph_of(document.program)
     state_nbytes = {
         name: state.tensor.nbytes for state in document.model.state for name in state.names
     }
     operations: list[Operation] = []
-    edges: list[tuple[str, str]] = []
     for node in graph.nodes:
-        edges += [(source.name, node.name) for source in node.all_input_nodes]
         if node.op == "output":
             operations.append(Operation(node.name, "output", "", None, role="output"))
             continue
         info, cost = infos[node.name], document.costs[node.name]
         device = document.placement[node.name]
+        value = describe(info.value)
+        if not value:
+            continue
         operations.append(
             Operation(
                 name=node.name,
@@ -48,13 +52,19 @@ def partition_graph(document: PlanDocument) -> PartitionGraph:
                 seconds=cost.forward_seconds.get(device, 0.0)
                 + cost.backward_seconds.get(device, 0.0),
                 state_nbytes=sum(state_nbytes.get(name, 0) for name in info.state),
-                value=describe(info.value),
+                value=value,
                 line=info.line,
             )
         )
-    return PartitionGraph(
-        tuple(operations), tuple(edges), tuple(document.devices), tuple(_crossings(document))
+    shown = {operation.name for operation in operations}
+    edges = tuple(
+        (source.name, node.name)
+        for node in graph.nodes
+        for source in node.all_input_nodes
+        if node.name in shown and source.name in shown
     )
+    crossings = tuple(_crossings(document))
+    return PartitionGraph(tuple(operations), edges, tuple(document.devices), crossings)
 
 
 def describe(value: Any) -> str:

@@ -19,6 +19,7 @@ from partitioner.report.partition_graph import Crossing, PartitionGraph
 from partitioner.report.reading import partition_graph
 from partitioner.report.wording import (
     assumptions,
+    busy_seconds,
     kind_text,
     moved,
     objective_text,
@@ -27,12 +28,18 @@ from partitioner.report.wording import (
 )
 from partitioner.spec import format_nbytes, format_seconds
 
-WIDTH = 100
+WIDTH = 110
 """Columns of a table where nobody says how many there are."""
 ROWS = 30
 """How many rows the table of modules has before the rest is summed up."""
+FEW = 12
+"""Up to so many rows, the small ones are shown as well."""
+SMALL = 0.005
+"""A share of the time, below which loose operations are summed up."""
 MOVES = 12
 """Likewise for transfers."""
+PEAKS = 4
+"""How many devices have a column of their own where placements are compared."""
 STYLES = ("bright_cyan", "yellow", "green", "magenta", "bright_yellow", "blue", "red", "white")
 """Of devices in the terminal, by their place in the cluster."""
 WORK = ("operator", "state")
@@ -81,7 +88,7 @@ def plan_renderable(document: PlanDocument, notes: Sequence[str] = ()) -> Render
         Text(title(document), style="bold"),
         Text(verdict(document)),
         Text(),
-        _devices(document, graph),
+        _devices(document),
         Text(),
         _placement(graph),
         Text(),
@@ -99,11 +106,11 @@ def comparison_renderable(
     """Placements side by side for a rich console, the best in the objective first."""
     ranked = sorted(rows, key=lambda row: (not row.fits, row.objective))
     best = min((row.objective for row in rows if row.fits), default=0.0)
-    table = _table("placement", objective, "of best", "step", "bottleneck", "moved", "peak")
+    names = list(dict.fromkeys(device for row in ranked for device in row.peak_nbytes))
+    peaks = [f"peak {name}" for name in names] if len(names) <= PEAKS else ["highest peak"]
+    table = _table("placement", objective, "of best", "step", "bottleneck", "moved", *peaks)
     for row in ranked:
-        peaks = ", ".join(
-            f"{device} {format_nbytes(nbytes)}" for device, nbytes in row.peak_nbytes.items()
-        )
+        held = [row.peak_nbytes.get(name, 0) for name in names]
         table.add_row(
             row.name,
             objective_text(objective, row.objective),
@@ -111,7 +118,7 @@ def comparison_renderable(
             format_seconds(row.step_seconds),
             format_seconds(row.bottleneck_seconds),
             format_nbytes(row.moved_nbytes),
-            peaks,
+            *map(format_nbytes, held if len(names) <= PEAKS else [max(held)]),
         )
     return table
 
@@ -143,16 +150,13 @@ class _Fitting:
         yield self.wide if needed <= options.max_width else self.narrow
 
 
-def _devices(document: PlanDocument, graph: PartitionGraph) -> _Fitting:
+def _devices(document: PlanDocument) -> _Fitting:
     names = ("device", "kind", "memory", "peak", "limit", "busy")
     parts = ("weights", "gradients", "optimizer", "activations")
     wide = _table(*names, *parts, left=names[:3])
     narrow = _table(*names, left=names[:3])
-    busy = dict.fromkeys(graph.devices, 0.0)
-    for operation in graph.operations:
-        if operation.device is not None:
-            busy[operation.device] += operation.seconds
-    for device, style in zip(graph.devices, _styles(graph.devices), strict=True):
+    busy = busy_seconds(document)
+    for device, style in zip(document.devices, _styles(document.devices), strict=True):
         use = document.memory[device]
         bar: RenderableType = Text()
         if use.limit:
@@ -175,16 +179,28 @@ def _placement(graph: PartitionGraph) -> Table:
     table = _table("what", "device", "operations", "weights", "time", left=("what", "device"))
     style_of = dict(zip(graph.devices, _styles(graph.devices), strict=True))
     boxes = [box for box in whole_modules(graph) if any(o.role in WORK for o in box.operations)]
-    for shown in boxes[:ROWS]:
+    total = sum(box.seconds for box in boxes)
+    small = [box for box in boxes if not box.state_nbytes and box.seconds < SMALL * total]
+    if len(boxes) <= FEW:
+        small = []
+    large = [box for box in boxes if box not in small]
+    for box in large[:ROWS]:
         table.add_row(
-            shown.full_name,
-            Text(f"→ {shown.device}", style=style_of[shown.device or ""]),
-            str(len(shown.operations)),
-            _some(shown.state_nbytes),
-            format_seconds(shown.seconds),
+            box.full_name,
+            Text(f"→ {box.device}", style=style_of[box.device or ""]),
+            str(len(box.operations)),
+            _some(box.state_nbytes),
+            format_seconds(box.seconds),
         )
-    if len(boxes) > ROWS:
-        table.add_row(f"… and {len(boxes) - ROWS} more, in the picture and in the document")
+    for what, rest in (("more", large[ROWS:]), ("small ones between them", small)):
+        if rest:
+            table.add_row(
+                f"… and {len(rest)} {what}",
+                "",
+                str(sum(len(box.operations) for box in rest)),
+                _some(sum(box.state_nbytes for box in rest)),
+                format_seconds(sum(box.seconds for box in rest)),
+            )
     return table
 
 
@@ -192,7 +208,10 @@ def _transfers(document: PlanDocument, crossings: Sequence[Crossing]) -> Table:
     table = _table("moved", "from", "to", "forward", "gradient back", "time",
                    left=("moved", "from", "to"))  # fmt: skip
     seconds = {(t.tensor, t.phase, t.source, t.destination): t.seconds for t in document.transfers}
-    for crossing in crossings[:MOVES]:
+    largest = set(sorted(crossings, key=lambda crossing: -crossing.nbytes)[:MOVES])
+    for crossing in crossings:
+        if crossing not in largest:
+            continue
         source, destination = document.placement[crossing.tensor], crossing.destination
         there = seconds[crossing.tensor, "forward", source, destination]
         back = seconds.get((crossing.tensor, "backward", destination, source), 0.0)
@@ -205,7 +224,7 @@ def _transfers(document: PlanDocument, crossings: Sequence[Crossing]) -> Table:
             format_seconds(there + back),
         )
     if len(crossings) > MOVES:
-        table.add_row(f"… and {len(crossings) - MOVES} more; {moved(document)}")
+        table.add_row(f"… and {len(crossings) - MOVES} smaller ones; {moved(document)}")
     return table
 
 

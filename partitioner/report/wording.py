@@ -115,6 +115,16 @@ def assumptions(document: PlanDocument) -> tuple[str, ...]:
     return tuple(found)
 
 
+def busy_seconds(document: PlanDocument) -> dict[str, float]:
+    """How long each device computes in one step."""
+    busy = dict.fromkeys(document.devices, 0.0)
+    for node, device in document.placement.items():
+        cost = document.costs[node]
+        busy[device] += cost.forward_seconds.get(device, 0.0)
+        busy[device] += cost.backward_seconds.get(device, 0.0)
+    return busy
+
+
 def moved_nbytes(document: PlanDocument) -> int:
     """Bytes that cross between devices in one step."""
     return sum(transfer.nbytes for transfer in document.transfers)

@@ -12,6 +12,7 @@ nodes at places `p1 < p2 < ...` is on the device of `[a, b)` when `p[j-1] < a <=
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice, permutations
 from math import inf
@@ -47,6 +48,39 @@ def splits(tables: Tables, line: Sequence[int] | None = None) -> Iterator[list[i
             for place in range(first, last):
                 by_place[place] = device
         yield [by_place[places[group]] for group in tables.group_of]
+
+
+def lines(tables: Tables, seed: int, count: int) -> Iterator[list[int]]:
+    """Topological orders of the groups, branch by branch, the branches in random turn."""
+    pairs = tables.problem.ordered_pairs()
+    after: list[list[int]] = [[] for _ in tables.groups]
+    waiting = [0] * len(tables.groups)
+    for first, second in pairs:
+        one, other = tables.group_of[first], tables.group_of[second]
+        if one != other:
+            after[one].append(other)
+            waiting[other] += 1
+    for turn in range(count):
+        generator = random.Random(seed * 1_000_003 + turn)
+        left = list(waiting)
+        ready = [group for group, number in enumerate(left) if not number]
+        generator.shuffle(ready)
+        line = []
+        while ready:
+            group = ready.pop()
+            line.append(group)
+            fresh = []
+            for other in after[group]:
+                left[other] -= 1
+                if not left[other]:
+                    fresh.append(other)
+            generator.shuffle(fresh)
+            if turn % 3 == 2:
+                ready = fresh + ready
+            else:
+                ready += fresh
+        if len(line) == len(tables.groups):
+            yield line
 
 
 def device_sequences(tables: Tables) -> list[tuple[int, ...]]:
@@ -253,9 +287,9 @@ class Costs:
         total = self.tables.problem.objective == "latency"
         tables = [self.cost(device) for device in sequence]
         fitting = [np.where(excess > 0, inf, cost) for cost, excess in tables]
-        cuts = _best_cuts(fitting, total=total)
+        cuts = best_cuts(fitting, total=total)
         if cuts is None:
-            cuts = _best_cuts(
+            cuts = best_cuts(
                 [np.where(np.isinf(cost), inf, excess) for cost, excess in tables], total=True
             )
         if cuts is None:
@@ -274,7 +308,11 @@ def _rectangle(
         change[rows[1], columns[1]] += value
 
 
-def _best_cuts(costs: Sequence[Floats], *, total: bool) -> list[tuple[int, int]] | None:
+def best_cuts(costs: Sequence[Floats], *, total: bool) -> list[tuple[int, int]] | None:
+    """By device, the interval that it gets, from the cost of every `[a, b)` on each of them.
+
+    The least sum, or the least maximum; `None` when all of it is infinite.
+    """
     size = len(costs[0]) - 1
     best = np.full(size + 1, inf)
     best[0] = 0.0

@@ -176,7 +176,7 @@ class Programme:
         add_separation(self)
         if self.problem.contiguous:
             add_order(self)
-        else:
+        elif only is None:
             add_symmetry_breaking(self)
         if aim is Aim.EXCESS:
             add_excess(self)

@@ -17,9 +17,11 @@ from partitioner.solve.bounds import lower_bound
 from partitioner.solve.contract import contract
 from partitioner.solve.effort import Effort
 from partitioner.solve.evaluate import count
+from partitioner.solve.ideals import best_ordered_split
 from partitioner.solve.improve import Rank, by_objective, by_ties, descend, kicked
 from partitioner.solve.infeasible import explain
-from partitioner.solve.intervals import splits
+from partitioner.solve.intervals import lines, splits
+from partitioner.solve.neighbourhoods import shared_out_anew
 from partitioner.solve.problem import Problem, Solution, Status
 from partitioner.solve.programme import Aim, Answer, Interrupted, Limits, Programme
 from partitioner.solve.state import State, Tables
@@ -33,10 +35,18 @@ UNITS_EACH = 2e4
 """Effort of the heuristics for each decision, up to `UNITS`."""
 TIE_UNITS = 1e6
 """Effort for ties among equally good plans."""
-MOST_ENTRIES = 250_000
+MOST_ENTRIES = 120_000
 """A programme with about this many non-zero entries is too large to be worth a start."""
-SMALL = 60
-"""Up to so many decisions ties are settled by the integer programme as well."""
+PATIENCE = 3
+"""Under a time limit a programme may be so many times larger."""
+PROGRAMME_SHARE = 0.75
+"""Of a time limit: then the integer programme makes room for more search."""
+LINES = 24
+"""Linear orders that are split into intervals."""
+IDEAL_UNITS = 2e7
+"""Effort of the dynamic programme over ideals."""
+SMALL = 2_500
+"""Ties are settled by an integer programme as well if it has at most so many entries."""
 
 Progress = Callable[[str], None]
 
@@ -109,6 +119,8 @@ class _Search:
         self._heuristics()
         if not self.proven():
             self._programme()
+        if not self.proven():
+            self._until_the_deadline()
         if self.best is not None:
             self._ties()
 
@@ -131,9 +143,16 @@ class _Search:
             self.offer(placed)
             if self.proven() or effort.late():
                 return
-        starts.sort()
         if len(self.tables.groups) * len(self.problem.devices) <= 24:
             return
+        if self.problem.objective == "throughput":
+            for line in lines(self.tables, self.seed, LINES):
+                for placed in splits(self.tables, line):
+                    starts.append((by_objective(State(self.tables, placed)), placed))
+                    self.offer(placed)
+                if self.proven() or effort.late():
+                    return
+        starts.sort()
         for place, (_, placed) in enumerate(starts[:4]):
             state = State(self.tables, placed)
             descend(state, effort.part(0.25))
@@ -144,6 +163,48 @@ class _Search:
         placed = min(starts)[1]
         found, _ = kicked(self.tables, placed, effort, self.seed, self._good_enough)
         self.offer(found)
+        if self.problem.contiguous and not self.proven():
+            self._ideals()
+        if self.problem.objective == "throughput" and not self.proven():
+            self._share_out()
+
+    def _share_out(self) -> None:
+        """Small integer programmes over the busiest devices."""
+        if self.best is None or len(self.problem.devices) < 3:
+            return
+        try:
+            found = shared_out_anew(
+                self.problem, self.best, self.bound, deadline=self.deadline, seed=self.seed
+            )
+        except Interrupted as interruption:
+            raise KeyboardInterrupt from interruption
+        self.offer(found)
+
+    def _ideals(self) -> None:
+        """The best ordered split, where its dynamic programme applies."""
+        known = self.value * (1 - 1e-9)
+        ordered = best_ordered_split(self.tables, known, Effort(IDEAL_UNITS, self.deadline))
+        if ordered is None:
+            return
+        if ordered.placed is not None:
+            self.offer(ordered.placed)
+        if ordered.exact:
+            self.bound = max(self.bound, min(ordered.value, known))
+
+    def _until_the_deadline(self) -> None:
+        """More kicks in what is left of a time limit."""
+        turn = 0
+        while self.deadline is not None and self.best is not None:
+            effort = Effort(min(UNITS, UNITS_EACH * len(self.tables.groups)), self.deadline)
+            if effort.late() or self.proven() or len(self.tables.groups) < 2:
+                return
+            turn += 1
+            found, _ = kicked(
+                self.tables, self.best, effort, self.seed + 7919 * turn, self._good_enough
+            )
+            self.offer(found)
+            if self.problem.objective == "throughput":
+                self._share_out()
 
     def _good_enough(self, rank: Rank) -> bool:
         return rank[0] == 0 and rank[1] == 0 and rank[2] - self.bound <= PROVEN * rank[2]
@@ -160,7 +221,7 @@ class _Search:
 
     def _programme(self) -> None:
         entries = programme_entries(self.tables)
-        if entries > MOST_ENTRIES:
+        if entries > MOST_ENTRIES * (1 if self.deadline is None else PATIENCE):
             self.say(f"too large for the integer programme ({entries} entries)")
             if self.best is None:
                 raise TimeLimitError(
@@ -170,8 +231,14 @@ class _Search:
             return
         self.say(f"integer programme of about {entries} entries")
         limits = Limits(
-            deadline=self.deadline,
-            effort=int(max(40, min(4000, 1.8e7 / (entries + 2_000)))),
+            deadline=None
+            if self.deadline is None
+            else max(
+                time.monotonic(), self.started + PROGRAMME_SHARE * (self.deadline - self.started)
+            ),
+            effort=None
+            if self.deadline is not None
+            else int(max(10, min(4000, 2e11 / entries**2))),
             seed=self.seed,
             known=self.value,
             floor=self.bound,
@@ -213,7 +280,7 @@ class _Search:
         descend(state, Effort(TIE_UNITS, self.deadline), by_ties)
         self._settle(state.placed)
         late = self.deadline is not None and time.monotonic() >= self.deadline
-        if len(self.tables.groups) > SMALL or not self.proven() or late:
+        if programme_entries(self.tables) > SMALL or not self.proven() or late:
             return
         for aim in (Aim.MOVED, Aim.MOVES):
             recount = count(self.problem, self.best)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from importlib import import_module
 from typing import Any
 
 import torch
-import torch._dynamo  # must have seen the real torch.cuda before it is patched
 import torch.utils._device
 from torch import overrides
 from torch.utils import _python_dispatch as dispatch
@@ -65,6 +65,7 @@ class _Active:
     """One session with its modes and patches."""
 
     def __init__(self, session: Session) -> None:
+        import_module("torch._dynamo")  # it remembers torch.cuda as it is when imported
         self.function_mode = FunctionMode(session)
         self.dispatch_mode = DispatchMode(session, self.function_mode)
         self._patches: Patches = patches_for(session, self.function_mode)

@@ -12,7 +12,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._device import _device_constructors
 
 from partitioner.virtual.ledger import VirtualGpu
-from partitioner.virtual.session import CPU, Session
+from partitioner.virtual.session import CPU, Session, nbytes_of
 
 Arguments = Sequence[Any]
 Keywords = Mapping[str, Any]
@@ -246,28 +246,27 @@ class FunctionMode(TorchFunctionMode):
 
     def _create_like(self, func: Any, args: Arguments, kwargs: Keywords) -> Any:
         """Where no device is given, the first tensor's counts."""
-        device = kwargs.get("device")
-        if device is None:
-            if not args or not isinstance(args[0], Tensor):
-                return self._call(func, args, kwargs, self._session.default())
-            with self._session.requesting(self._session.home(args[0])):
-                return func(
-                    *args, **{**kwargs, **({"pin_memory": False} if "pin_memory" in kwargs else {})}
-                )
-        return self._call(func, args, kwargs, self._session.resolve(device))
+        if kwargs.get("device") is not None or not args or not isinstance(args[0], Tensor):
+            return self._create(func, args, kwargs)
+        options = {name: value for name, value in kwargs.items() if name != "pin_memory"}
+        with self._session.requesting(self._session.home(args[0])):
+            return func(*args, **options)
 
     def _from_data(self, func: Any, args: Arguments, kwargs: Keywords) -> Any:
         data = args[0] if args else kwargs.get("data", kwargs.get("obj"))
-        if func is torch.as_tensor and len(args) > 2:
-            args, kwargs = args[:2], {**kwargs, "device": args[2]}
         if not isinstance(data, Tensor):
             return self._create(func, args, kwargs)
-        device = kwargs.get("device") or torch.utils._device.CURRENT_DEVICE
-        target = self._session.home(data) if device is None else self._session.resolve(device)
-        if func is torch.tensor or target is None or target is self._session.home(data):
+        source, device = self._session.home(data), kwargs.get("device")
+        if device is None:
+            device = torch.utils._device.CURRENT_DEVICE
+        target = source if device is None else self._session.resolve(device)
+        if target is None or target is source:
             return self._call(func, args, kwargs, target)
-        dtype = args[1] if len(args) > 1 else kwargs.get("dtype")
-        return self._move(data, target, dtype, None)
+        if func is not torch.tensor:
+            return self._move(data, target, kwargs.get("dtype"), None)
+        result = self._call(func, args, kwargs, target)
+        self._session.record(source, target, nbytes_of(result))
+        return result
 
     def _call(self, func: Any, args: Arguments, kwargs: Keywords, target: VirtualGpu | None) -> Any:
         if target is None:
@@ -283,7 +282,7 @@ def _getter(name: str) -> Any:
 
 def _destination(rest: Sequence[Any], kwargs: Keywords) -> tuple[object, torch.dtype | None, bool]:
     """Device (or the tensor to be like), dtype and copy of a call of `Tensor.to`."""
-    first = rest[0] if rest else kwargs.get("other")
+    first = rest[0] if rest else kwargs.get("tensor")
     if isinstance(first, Tensor):
         options = list(rest[1:])
         copy = options[1] if len(options) > 1 else kwargs.get("copy", False)

@@ -148,6 +148,8 @@ def storages(tensor: torch.Tensor) -> tuple[torch.UntypedStorage, ...]:
     try:
         return (tensor.untyped_storage(),)
     except (NotImplementedError, RuntimeError):
+        if torch._C._functorch.is_functorch_wrapped_tensor(tensor):
+            return storages(torch._C._functorch.get_unwrapped(tensor))
         parts = _parts(tensor)
         return tuple(storage for part in parts for storage in storages(part))
 

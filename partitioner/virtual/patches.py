@@ -54,8 +54,17 @@ def patches_for(session: Session, function_mode: FunctionMode) -> Patches:
             *_saved_tensor_patches(session, function_mode),
             *_optimizer_patches(),
             *_tensor_patches(),
+            (torch, "compile", _compile),
         ]
     )
+
+
+def _compile(model: Any = None, **options: Any) -> Any:
+    """`torch.compile` without a compiler, which would not see the virtual devices."""
+    return _torch_compile(model, backend="eager")
+
+
+_torch_compile: Any = torch.compile
 
 
 def _transparent_functions(function_mode: FunctionMode) -> Iterator[tuple[Any, str, Any]]:

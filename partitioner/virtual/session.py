@@ -10,6 +10,7 @@ from typing import Any
 import torch
 import torch.utils._device
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from partitioner.spec import Cluster
 from partitioner.virtual.ledger import Block, VirtualGpu, rounded, storages
@@ -162,7 +163,8 @@ class Session:
         memory_format: torch.memory_format | None = None,
     ) -> Tensor:
         """A copy of `tensor` on `target`; gradients come back to where `tensor` is."""
-        if tensor.requires_grad and torch.is_grad_enabled():
+        backward = tensor.requires_grad and torch.is_grad_enabled()
+        if backward or forward_ad._current_level >= 0:
             moved: Tensor = _Move.apply(tensor, self, target, dtype, memory_format)  # type: ignore[no-untyped-call]
             return moved
         return self.copy(tensor, target, dtype, memory_format)
@@ -201,19 +203,29 @@ def nbytes_of(tensor: Tensor) -> int:
 class _Move(torch.autograd.Function):
     """A copy to another device whose gradient is a copy back."""
 
+    generate_vmap_rule = True
+
     @staticmethod
     def forward(
-        ctx: Any,
         tensor: Tensor,
         session: Session,
         target: VirtualGpu,
         dtype: torch.dtype | None,
         memory_format: torch.memory_format | None,
     ) -> Tensor:
-        ctx.session, ctx.source, ctx.dtype = session, session.home(tensor), tensor.dtype
         return session.copy(tensor, target, dtype, memory_format)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        tensor, session, target, dtype, _ = inputs
+        ctx.session, ctx.source, ctx.dtype = session, session.home(tensor), tensor.dtype
+        ctx.target, ctx.target_dtype = target, dtype
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:
         moved = ctx.session.move(gradients[0], ctx.source, ctx.dtype)
         return moved, None, None, None, None
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> Any:
+        return ctx.session.move(tangents[0], ctx.target, ctx.target_dtype)

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from partitioner.capture import Captured
+from partitioner.capture import Captured, capture
 from partitioner.emit import place
 from partitioner.emit.graphs import holds_tensor
 from partitioner.virtual import virtual_gpus
@@ -104,3 +104,15 @@ def test_an_input_that_is_on_a_device_already_is_not_moved_again() -> None:
         gpus.reset_transfers()
         placed(x)
         assert [move[:2] for move in gpus.transfers] == [("cuda:0", "cuda:1")]
+
+
+def test_images_are_taken_where_flat_vectors_were_recorded() -> None:
+    model = ZOO["seqnet"].build()
+    recording = capture(model, (torch.randn(8, 784),), training=True)
+    placement = {name: "cuda:1" if name == "lin2" else "cuda:0" for name in recording.nodes}
+    images = ZOO["seqnet"].args()[0]
+    with virtual_gpus(2):
+        placed = place(model, recording, placement)
+        torch.testing.assert_close(placed(images).to("cpu"), model(images))
+        with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+            placed(torch.randn(8, 100))

@@ -11,7 +11,14 @@ from cost_models import RooflineCostModel
 from partitioner.capture import capture
 from partitioner.errors import SolverError, SpecError
 from partitioner.graph import annotate
-from partitioner.placement import PlanDocument, build_plan
+from partitioner.placement import (
+    PlanDocument,
+    alternate_placement,
+    build_plan,
+    cost_graph_of,
+    state_placement,
+    step_seconds,
+)
 from partitioner.solve import Solution, Status, formulate, solve
 from partitioner.spec import Cluster, Constraint, Contiguous, Pin
 
@@ -22,7 +29,7 @@ def planned(
     captured = capture(model, (example,), {}, training=True)
     cluster = Cluster.of(devices)
     graph = annotate(captured, model, cluster, RooflineCostModel(), training=True, optimizer="adam")
-    return build_plan(
+    plan = build_plan(
         captured,
         graph,
         cluster,
@@ -32,6 +39,10 @@ def planned(
         optimizer="adam",
         constraints=constraints,
     )
+    again = PlanDocument.from_json(plan.to_json())
+    assert again == plan
+    assert again.to_json() == plan.to_json()
+    return plan
 
 
 def test_one_device_is_enough_where_everything_fits() -> None:
@@ -68,6 +79,40 @@ def test_a_pin_may_name_a_tied_parameter_by_any_of_its_names() -> None:
         TiedHead(), torch.zeros(2, 3, dtype=torch.long), "2x1GiB", [Pin("head.weight", SECOND)]
     )
     assert plan.parameters == {"embedding.weight": SECOND, "head.weight": SECOND}
+
+
+def test_the_costs_of_a_plan_can_be_had_as_a_graph() -> None:
+    plan = planned(SeqNet(), torch.zeros(4, 1, 28, 28), "2x1GiB", [])
+    graph = cost_graph_of(plan)
+    assert step_seconds(graph, plan.placement, plan.virtual_cluster()) == plan.step_seconds
+    apart = {**plan.placement, "lin2": SECOND, "log_softmax": SECOND}
+    assert step_seconds(graph, apart, plan.virtual_cluster()) > plan.step_seconds
+
+
+class TwoHeads(nn.Module):
+    """Has a head that only training uses."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head, self.extra = (nn.Linear(4, 4) for _ in range(3))
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        x = torch.relu(self.body(x))
+        return (self.head(x), self.extra(x)) if self.training else (self.head(x),)
+
+
+def test_state_of_the_other_mode_follows_what_it_reads() -> None:
+    captured = capture(TwoHeads().eval(), (torch.zeros(2, 4),), {}, training=False)
+    placement = {node: FIRST if node in ("x", "body") else SECOND for node in captured.nodes}
+    assert state_placement(captured, placement) == {
+        "body.weight": FIRST,
+        "body.bias": FIRST,
+        "head.weight": SECOND,
+        "head.bias": SECOND,
+        "extra.weight": SECOND,
+        "extra.bias": SECOND,
+    }
+    assert alternate_placement(captured, placement)["extra"] == SECOND
 
 
 def solution(**changes: object) -> Solution:

@@ -14,7 +14,6 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorConverter
 from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
 from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatch_mode_stack
 
-import partitioner
 from partitioner.errors import PartitionerError, SpecError
 from partitioner.virtual import suspended, virtual_gpus
 
@@ -191,7 +190,3 @@ def test_subclasses_of_tensors_keep_their_say() -> None:
     with virtual_gpus(1):
         F.relu(torch.ones(2, device="cuda:0").as_subclass(Named))
     assert "relu" in seen
-
-
-def test_it_is_offered_at_the_top() -> None:
-    assert partitioner.virtual_gpus is virtual_gpus

@@ -42,12 +42,12 @@ def test_a_tensor_says_where_it_is() -> None:
         lambda x: x.to("cuda:1", torch.float64),
         lambda x: x.to("cuda:1", copy=True),
         lambda x: x.to(torch.zeros((), device="cuda:1")),
-        lambda x: x.to(other=torch.zeros((), device="cuda:1")),
+        lambda x: x.to(tensor=torch.zeros((), device="cuda:1")),
         lambda x: x.cuda(1),
         lambda x: x.cuda(device="cuda:1", non_blocking=True),
         lambda x: x.type_as(torch.zeros((), device="cuda:1")),
         lambda x: torch.as_tensor(x, device="cuda:1"),
-        lambda x: torch.as_tensor(x, torch.float32, "cuda:1"),
+        lambda x: torch.as_tensor(x, dtype=torch.float32, device="cuda:1"),
         lambda x: torch.asarray(x, device="cuda:1"),
         lambda x: torch.empty(3, device="cuda:1").copy_(x),
         lambda x: nn.ParameterList([x]).to("cuda:1")[0].data,
@@ -226,11 +226,10 @@ def test_indices_may_be_on_the_cpu() -> None:
     assert tensor[torch.tensor([1, 2], device="cuda:0")].tolist() == [1.0, 2.0]
     tensor[torch.tensor([0])] = torch.tensor([9.0], device="cuda:0")
     assert tensor[0].item() == 9.0
-    for index, indexed in ((torch.tensor([0], device="cuda:1"), tensor),) + (
-        (torch.tensor([0], device="cuda:1"), tensor.cpu()),
-    ):
+    elsewhere = torch.tensor([0], device="cuda:1")
+    for indexed in (tensor, tensor.cpu()):
         with pytest.raises(RuntimeError) as error:
-            indexed[index]
+            indexed[elsewhere]
         assert str(error.value) == (
             "indices should be either on cpu or on the same device as the indexed tensor "
             f"({indexed.device})"
@@ -317,5 +316,5 @@ def test_inference_mode_checks_and_computes() -> None:
     module = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3)).to("cuda:0").eval()
     with torch.inference_mode():
         assert module(torch.ones(2, 3, device="cuda:0")).reshape(-1).device == FIRST
-        with pytest.raises(RuntimeError, match="cuda:1 and cuda:0"):
+        with pytest.raises(RuntimeError, match="cuda:0 and cuda:1"):
             module(torch.ones(2, 3, device="cuda:1"))

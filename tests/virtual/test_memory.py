@@ -171,7 +171,9 @@ def test_the_cpu_counts_only_where_it_is_declared() -> None:
 
 
 def test_devices_may_be_declared_in_every_way() -> None:
-    with virtual_gpus(Cluster((Device("cuda:0", memory="1GiB"), Device("cuda:1", memory=512)))) as g:
+    with virtual_gpus(
+        Cluster((Device("cuda:0", memory="1GiB"), Device("cuda:1", memory=512)))
+    ) as g:
         assert [gpu.limit_nbytes for gpu in g.values()] == [2**30, 512]
     with virtual_gpus(["cuda:0", Device("cuda:1", kind="a100-40gb")]) as g:
         assert g["cuda:0"].limit_nbytes == 2**40
@@ -181,7 +183,7 @@ def test_devices_may_be_declared_in_every_way() -> None:
         assert len(g) == 2
         assert g[torch.device("cuda:1")].limit_nbytes == 2**34
     for wrong in (0, [], ["mps:0"], ["cuda:0", "cuda:0"], ["somewhere"]):
-        with pytest.raises(SpecError), virtual_gpus(wrong):  # type: ignore[arg-type]
+        with pytest.raises(SpecError), virtual_gpus(wrong):
             pass
     with pytest.raises(SpecError), virtual_gpus(1, memory="much"):
         pass

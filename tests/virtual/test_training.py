@@ -67,7 +67,7 @@ def test_a_hand_split_model_trains_as_on_the_cpu(kind: Callable[[str, str], nn.M
         torch.optim.AdamW,
         torch.optim.RMSprop,
         torch.optim.Adagrad,
-        torch.optim.NAdam,
+        lambda p: torch.optim.NAdam(p, foreach=True),
     ],
 )
 def test_every_optimizer(make: Make) -> None:
@@ -186,3 +186,19 @@ def test_a_compiled_module_runs_as_written() -> None:
     with virtual_gpus(2):
         layer = torch.compile(nn.Linear(2, 2).to("cuda:1"))
         assert layer(torch.ones(2, device="cuda:1")).device == torch.device("cuda:1")
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit")
+def test_function_transforms_pass_through_moves() -> None:
+    def cubes(inputs: Tensor) -> Tensor:
+        return (inputs.to("cuda:1") ** 3).to("cuda:0")
+
+    with virtual_gpus(2):
+        inputs = torch.tensor([1.0, 2.0], device="cuda:0")
+        gradient = torch.func.grad(lambda x: cubes(x).sum())(inputs)
+        assert gradient.device == inputs.device
+        assert gradient.tolist() == [3.0, 12.0]
+        assert torch.func.jacrev(cubes)(inputs).tolist() == [[3.0, 0.0], [0.0, 12.0]]
+        tangent = torch.func.jvp(cubes, (inputs,), (torch.ones_like(inputs),))[1]
+        assert tangent.tolist() == [3.0, 12.0]
+        assert torch.vmap(cubes)(inputs[:, None]).device == inputs.device

@@ -1,0 +1,345 @@
+"""`MeasuredCostModel`: operators timed on the device itself, each distinct one once.
+
+A call is known by its signature (operator, shapes, dtypes, strides, plain arguments), so that the
+table of one model serves any other that makes equal calls, and a model of 32 equal layers costs the
+measuring of one. What was not measured is priced by a roofline fitted to what was: peaks and
+bandwidth are scaled by the median share that the measured calls reached, and the launch overhead is
+the median time of calls that do next to nothing.
+
+An operator alone is faster than in a model: modules, Python and autograd come on top. What they add
+per operator is measured once per device, on a chain of small layers, and added to every call.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from torch import nn
+
+from cost_models.errors import CostModelError
+from cost_models.interface import DeviceKind, OperatorCall
+from cost_models.machine import local_device
+from cost_models.operators import observe
+from cost_models.roofline import RooflineCostModel, peak_flops_per_second
+from cost_models.signatures import rebuild
+
+SCHEMA = 1
+"""Version of the file that `save` writes."""
+
+WARM_UP_RUNS = 3
+TIMED_SECONDS = 0.02
+FEWEST_RUNS = 5
+MOST_RUNS = 100
+"""A call is run at least and at most so often, and otherwise for so long."""
+
+TINY = 20_000
+"""A call of fewer FLOPs and bytes than this tells the launch overhead."""
+
+Progress = Callable[[int, int, str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """One call's time on one kind of device.
+
+    Attributes:
+        median_seconds: of the runs.
+        spread_seconds: between their first and third quartile.
+        runs: how many there were.
+        flops: of the call.
+        nbytes: of the call.
+        dtype: of its arithmetic.
+    """
+
+    median_seconds: float
+    spread_seconds: float
+    runs: int
+    flops: int
+    nbytes: int
+    dtype: str
+
+
+class MeasuredCostModel:
+    """Prices calls by a table of measurements, and the rest by a roofline fitted to it.
+
+    Attributes:
+        measurements: by the kind of device's name, by signature.
+        overhead_seconds: of modules, Python and autograd per operator, by kind.
+        skipped: why a call was not measured, by signature.
+    """
+
+    def __init__(
+        self,
+        measurements: Mapping[str, Mapping[str, Measurement]] | None = None,
+        overhead_seconds: Mapping[str, float] | None = None,
+    ) -> None:
+        self.overhead_seconds = dict(overhead_seconds or {})
+        self.measurements: dict[str, dict[str, Measurement]] = {
+            kind: dict(table) for kind, table in (measurements or {}).items()
+        }
+        self.skipped: dict[str, str] = {}
+        self._fitted: dict[str, tuple[int, DeviceKind]] = {}
+
+    def seconds(self, call: OperatorCall, kind: DeviceKind) -> float:
+        """Seconds that `call` takes on `kind`: as measured, else by the fitted roofline."""
+        table = self.measurements.get(kind.name, {})
+        if not table:
+            return RooflineCostModel().seconds(call, kind)
+        overhead = self.overhead_seconds.get(kind.name, 0.0)
+        known = table.get(call.signature)
+        if known is not None:
+            return known.median_seconds + overhead
+        size, fitted = self._fitted.get(kind.name, (0, kind))
+        if size != len(table):
+            fitted = fitted_kind(kind, table.values())
+            self._fitted[kind.name] = (len(table), fitted)
+        return _FITTED_ROOFLINE.seconds(call, fitted) + overhead
+
+    def measure(
+        self,
+        model: nn.Module,
+        device: str | torch.device,
+        example_inputs: Any,
+        *,
+        example_kwargs: Mapping[str, Any] | None = None,
+        training: bool | None = None,
+        progress: Progress | None = None,
+    ) -> Self:
+        """Time every operator of a step of `model` that is not in the table yet, and add it.
+
+        Args:
+            model: never run itself: its operators are observed on fake tensors.
+            device: `"cpu"` or a GPU that is there; the table is kept under its kind.
+            example_inputs: a tensor, a tuple, or a dict of keyword arguments.
+            example_kwargs: further keyword arguments.
+            training: the backward, too; `None` is as `model.training`.
+            progress: called with the number of calls done, of all calls, and an operator's name.
+
+        Returns:
+            The model itself.
+
+        Raises:
+            CostModelError: there is no such device, or the model does not run.
+        """
+        kind = local_device(str(device))
+        if kind is None:
+            raise CostModelError(f"there is no device '{device}' in this machine to measure on")
+        args, kwargs = _as_call(example_inputs, example_kwargs)
+        backward = model.training if training is None else training
+        observation = observe(model, args, kwargs, backward=backward)
+        self.measure_calls((*observation.forward, *observation.backward), device, progress=progress)
+        return self
+
+    def measure_calls(
+        self,
+        calls: Iterable[OperatorCall],
+        device: str | torch.device,
+        *,
+        progress: Progress | None = None,
+    ) -> None:
+        """Time the given calls, as far as they are not in the table yet.
+
+        Raises:
+            CostModelError: there is no such device.
+        """
+        kind = local_device(str(device))
+        if kind is None:
+            raise CostModelError(f"there is no device '{device}' in this machine to measure on")
+        table = self.measurements.setdefault(kind.name, {})
+        missing = {call.signature: call for call in calls if call.signature not in table}
+        for done, (signature, call) in enumerate(missing.items()):
+            if progress is not None:
+                progress(done, len(missing), call.operator)
+            try:
+                table[signature] = _time(call, device)
+            except Exception as error:  # whatever an operator does not like about made-up values
+                self.skipped[signature] = f"{type(error).__name__}: {error}"
+        if missing and kind.name not in self.overhead_seconds:
+            self.overhead_seconds[kind.name] = _overhead_seconds(device)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the table as JSON, whole or not at all."""
+        document = {
+            "schema": SCHEMA,
+            "torch": torch.__version__,
+            "overhead_seconds": dict(sorted(self.overhead_seconds.items())),
+            "measurements": {
+                kind: {signature: asdict(entry) for signature, entry in sorted(table.items())}
+                for kind, table in sorted(self.measurements.items())
+            },
+        }
+        target = Path(path)
+        handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=target.name)
+        try:
+            with os.fdopen(handle, "w") as file:
+                json.dump(document, file, indent=1)
+            Path(temporary).replace(target)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Self:
+        """Read a table that `save` wrote.
+
+        Raises:
+            CostModelError: the file is not there, is damaged, or has another version.
+        """
+        try:
+            document = json.loads(Path(path).read_text())
+        except OSError as error:
+            raise CostModelError(f"'{path}' cannot be read: {error}") from error
+        except ValueError as error:
+            raise CostModelError(f"'{path}' is no JSON: {error}") from error
+        if not isinstance(document, dict) or document.get("schema") != SCHEMA:
+            found = document.get("schema") if isinstance(document, dict) else None
+            raise CostModelError(
+                f"'{path}' has schema {found!r}, this version reads {SCHEMA}; measure again"
+            )
+        tables = document.get("measurements")
+        if not isinstance(tables, dict):
+            raise CostModelError(f"'{path}': 'measurements' must be an object")
+        overheads = document.get("overhead_seconds")
+        if not isinstance(overheads, dict):
+            raise CostModelError(f"'{path}': 'overhead_seconds' must be an object")
+        return cls(
+            {kind: _read_table(table, f"{path}: {kind}") for kind, table in tables.items()},
+            {kind: _number(value, f"{path}: {kind}") for kind, value in overheads.items()},
+        )
+
+
+_FITTED_ROOFLINE = RooflineCostModel(
+    compute_efficiency=1.0, memory_efficiency=1.0, tfloat32_convolutions=False
+)
+
+
+def fitted_kind(kind: DeviceKind, measured: Iterable[Measurement]) -> DeviceKind:
+    """`kind` with the peaks, bandwidth and launch overhead that the measured calls reached."""
+    entries = list(measured)
+    tiny = [e.median_seconds for e in entries if e.flops < TINY and e.nbytes < TINY]
+    launch = statistics.median(tiny) if tiny else kind.launch_seconds
+    compute: list[float] = []
+    memory: list[float] = []
+    for entry in entries:
+        work = entry.median_seconds - launch
+        if work <= launch:
+            continue
+        peak = peak_flops_per_second(kind, entry.dtype)
+        if entry.flops / peak > entry.nbytes / kind.bytes_per_second:
+            compute.append(entry.flops / (work * peak))
+        elif entry.nbytes:
+            memory.append(entry.nbytes / (work * kind.bytes_per_second))
+    arithmetic = statistics.median(compute) if compute else 0.6
+    bandwidth = statistics.median(memory) if memory else 0.8
+    return replace(
+        kind,
+        flops_per_second={
+            dtype: rate * arithmetic for dtype, rate in kind.flops_per_second.items()
+        },
+        bytes_per_second=kind.bytes_per_second * bandwidth,
+        launch_seconds=launch,
+    )
+
+
+def _time(call: OperatorCall, device: str | torch.device) -> Measurement:
+    """Run a call on made-up tensors, warm up, and time it."""
+    overload, args, kwargs = rebuild(call.signature, device)
+    with torch.no_grad():
+        samples = _samples(lambda: overload(*args, **kwargs), torch.device(device))
+    first, median, third = statistics.quantiles(samples, n=4)
+    return Measurement(median, third - first, len(samples), call.flops, call.nbytes, call.dtype)
+
+
+def _samples(run: Callable[[], object], device: torch.device) -> list[float]:
+    """Seconds of repeated runs, each waited for."""
+    wait = _waiter(device)
+    for _ in range(WARM_UP_RUNS):
+        run()
+    wait()
+    samples: list[float] = []
+    begun = time.perf_counter()
+    while len(samples) < MOST_RUNS:
+        start = time.perf_counter()
+        run()
+        wait()
+        end = time.perf_counter()
+        samples.append(end - start)
+        if end - begun > TIMED_SECONDS and len(samples) >= FEWEST_RUNS:
+            break
+    return samples
+
+
+def _overhead_seconds(device: str | torch.device) -> float:
+    """What a training step of small layers takes beyond its operators, per operator."""
+    layers = [layer for _ in range(16) for layer in (nn.Linear(16, 16), nn.Tanh())]
+    chain = nn.Sequential(*layers).to(device)
+    inputs = torch.zeros(4, 16, device=device)
+
+    def step() -> None:
+        chain.zero_grad()
+        chain(inputs).sum().backward()
+
+    whole = statistics.median(_samples(step, torch.device(device)))
+    observation = observe(chain, (inputs,), backward=True)
+    calls = (*observation.forward, *observation.backward)
+    alone = {call.signature: _time(call, device).median_seconds for call in set(calls)}
+    return max(whole - sum(alone[call.signature] for call in calls), 0.0) / len(calls)
+
+
+def _waiter(device: torch.device) -> Callable[[], None]:
+    if device.type == "cuda":
+        return lambda: torch.cuda.synchronize(device)
+    return lambda: None
+
+
+def _as_call(
+    example_inputs: Any, example_kwargs: Mapping[str, Any] | None
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    kwargs = dict(example_kwargs or {})
+    if isinstance(example_inputs, Mapping):
+        return (), {**example_inputs, **kwargs}
+    if isinstance(example_inputs, tuple | list):
+        return tuple(example_inputs), kwargs
+    return (example_inputs,), kwargs
+
+
+def _read_table(table: object, where: str) -> dict[str, Measurement]:
+    if not isinstance(table, dict):
+        raise CostModelError(f"'{where}' must be an object")
+    return {name: _read_entry(entry, f"{where}: {name}") for name, entry in table.items()}
+
+
+def _read_entry(entry: object, where: str) -> Measurement:
+    types = {
+        "median_seconds": float,
+        "spread_seconds": float,
+        "runs": int,
+        "flops": int,
+        "nbytes": int,
+        "dtype": str,
+    }
+    if not isinstance(entry, dict) or set(entry) != set(types):
+        raise CostModelError(f"'{where}' must have exactly the keys {', '.join(types)}")
+    for key, kind in types.items():
+        value = entry[key]
+        if isinstance(value, bool) or not isinstance(value, kind):
+            raise CostModelError(f"'{where}': '{key}' must be {kind.__name__}, not {value!r}")
+        if kind is not str:
+            _number(value, f"{where}: {key}")
+    return Measurement(**entry)
+
+
+def _number(value: object, where: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
+        raise CostModelError(f"'{where}' must be a number from 0 on, not {value!r}")
+    return value

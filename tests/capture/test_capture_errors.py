@@ -1,0 +1,122 @@
+"""What cannot be recorded: whose fault, where, and what to do."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from partitioner.capture import GraphRun, capture
+from partitioner.errors import CaptureError
+from tests.capture.side_by_side import captured_case
+from tests.zoo import ZOO, DataDependentRoot, SeqNet
+
+
+class Layered(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(16, 8), nn.Linear(9, 4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.body(x)
+
+
+class Square(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x * x
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return gradient
+
+
+class SquareRoot(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return Square.apply(x)
+
+
+class TwiceRoot(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.vmap(lambda row: 2 * row)(x)
+
+
+def message(model: nn.Module, *args: Any, **kwargs: Any) -> str:
+    with pytest.raises(CaptureError) as caught:
+        capture(model, args, kwargs, training=True)
+    return str(caught.value)
+
+
+def test_a_decision_by_data_at_the_root_tells_the_line() -> None:
+    text = message(DataDependentRoot(), torch.zeros(4, 16))
+    assert "tests/zoo.py:" in text.replace("\\", "/")
+    assert "if y.mean() > 0:" in text
+    assert "submodule" in text
+
+
+def test_inputs_of_a_wrong_size_tell_the_module_and_what_pytorch_says() -> None:
+    text = message(Layered(), torch.zeros(2, 16))
+    assert "'body.1' (torch.nn.modules.linear.Linear)" in text
+    assert "return self.body(x)" in text
+    assert "RuntimeError" in text
+    text = message(SeqNet(), torch.zeros(3, 1, 20, 20))
+    assert "'lin1'" in text
+    assert "x = self.lin1(x)" in text
+
+
+def test_inputs_of_a_wrong_size_on_a_model_without_data() -> None:
+    text = message(Layered().to("meta"), torch.zeros(2, 16))
+    assert "'body.1'" in text
+
+
+def test_missing_and_unknown_arguments() -> None:
+    assert "missing a required argument: 'x'" in message(SeqNet())
+    assert "unexpected keyword argument 'y'" in message(SeqNet(), torch.zeros(2, 784), y=1)
+
+
+def test_an_error_of_the_model_itself() -> None:
+    class Broken(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            raise ValueError("there is no such thing")
+
+    text = message(Broken(), torch.zeros(2))
+    assert "ValueError: there is no such thing" in text
+    assert 'raise ValueError("there is no such thing")' in text
+
+
+@pytest.mark.parametrize("model", [SquareRoot(), TwiceRoot()])
+def test_what_no_graph_can_hold_at_the_root(model: nn.Module) -> None:
+    assert "submodule" in message(model, torch.zeros(2, 3))
+
+
+def test_calls_that_were_not_recorded_are_refused() -> None:
+    case, captured = ZOO["mixed_inputs"], captured_case("mixed_inputs")
+    run = GraphRun(case.build(), captured)
+    x = torch.zeros(4, 16)
+    with pytest.raises(CaptureError, match="repeats was 2 when recorded, and is 3 now"):
+        run.call(x, None, 3, True, style="mean")
+    with pytest.raises(CaptureError, match="mask was None"):
+        run.call(x, x, 2, True, style="mean")
+    with pytest.raises(CaptureError, match="x was a tensor"):
+        run.call(None, None, 2, True, style="mean")
+    with pytest.raises(CaptureError, match="missing a required argument"):
+        run.call(x)
+
+
+def test_nested_inputs_must_have_the_recorded_shape() -> None:
+    case, captured = ZOO["dict_input"], captured_case("dict_input")
+    run = GraphRun(case.build(), captured)
+    images, words = torch.zeros(4, 8), torch.zeros(4, 6)
+    run.call({"texts": {"words": words}, "images": images})
+    with pytest.raises(CaptureError, match="missing \\['images'\\], new \\['pictures'\\]"):
+        run.call({"texts": {"words": words}, "pictures": images})
+    with pytest.raises(CaptureError, match="was a dict"):
+        run.call([images, words])
+
+
+def test_other_sizes_than_recorded_are_refused_where_they_matter() -> None:
+    run = GraphRun(ZOO["seqnet"].build(), captured_case("seqnet"))
+    with pytest.raises(CaptureError, match=r"holds only where x.shape\[2\] == 28"):
+        run.call(torch.zeros(4, 1, 14, 56))

@@ -1,0 +1,100 @@
+"""The catalogue of devices and links, and what this machine has."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from cost_models import DEFAULT_LINK, DEVICE_KINDS, LINK_KINDS, kind_by_product_name, local_device
+
+GIB = 2**30
+
+
+def test_every_kind_has_figures_a_source_and_a_date() -> None:
+    assert len(DEVICE_KINDS) >= 25
+    for name, kind in DEVICE_KINDS.items():
+        assert kind.name == name
+        assert kind.type in ("cuda", "cpu")
+        assert kind.source
+        assert re.fullmatch(r"20\d\d-(0[1-9]|1[0-2])", kind.date), name
+        assert kind.memory_nbytes >= 8 * GIB
+        assert 1e10 < kind.bytes_per_second < 1e13
+        assert 0 < kind.launch_seconds < 1e-4
+        assert {"float32", "float64"} <= set(kind.flops_per_second)
+        assert all(1e11 < rate < 1e16 for rate in kind.flops_per_second.values()), name
+
+
+def test_lower_precision_is_never_slower_on_tensor_cores() -> None:
+    for kind in DEVICE_KINDS.values():
+        rates = kind.flops_per_second
+        if "tfloat32" in rates:
+            assert rates["float64"] <= rates["float32"] <= rates["tfloat32"]
+            assert rates["tfloat32"] < rates["bfloat16"] == rates["float16"] < rates["int8"]
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype", "teraflops", "gib"),
+    [
+        ("a100-40gb", "bfloat16", 312, 40),
+        ("a100-80gb", "float32", 19.5, 80),
+        ("h100-sxm", "float16", 989.5, 80),
+        ("v100-16gb", "float16", 125, 16),
+        ("rtx-4090", "float32", 82.6, 24),
+    ],
+)
+def test_well_known_figures_are_dense_ones(
+    name: str, dtype: str, teraflops: float, gib: int
+) -> None:
+    kind = DEVICE_KINDS[name]
+    assert kind.flops_per_second[dtype] == pytest.approx(teraflops * 1e12)
+    assert kind.memory_nbytes == gib * GIB
+
+
+def test_there_are_several_generations_and_classes() -> None:
+    wanted = {"p100-16gb", "v100-32gb", "t4", "a10", "h200", "b200", "mi300x", "rtx-a6000"}
+    assert wanted | {"rtx-2080-ti", "rtx-5090", "generic-gpu", "generic-cpu"} <= set(DEVICE_KINDS)
+    assert sum(kind.type == "cpu" for kind in DEVICE_KINDS.values()) >= 4
+
+
+@pytest.mark.parametrize(
+    ("product", "gib", "kind"),
+    [
+        ("NVIDIA A100-SXM4-40GB", 39.4, "a100-40gb"),
+        ("NVIDIA A100 80GB PCIe", 79.2, "a100-80gb"),
+        ("NVIDIA H100 PCIe", 79.6, "h100-pcie"),
+        ("NVIDIA H100 80GB HBM3", 79.1, "h100-sxm"),
+        ("Tesla V100-SXM2-32GB", 31.7, "v100-32gb"),
+        ("NVIDIA GeForce RTX 2080 Ti", 10.8, "rtx-2080-ti"),
+        ("NVIDIA RTX 6000 Ada Generation", 47.5, "rtx-6000-ada"),
+        ("NVIDIA L40S", 44.5, "l40s"),
+        ("NVIDIA L4", 22.0, "l4"),
+        ("NVIDIA L40", 44.5, None),
+        ("NVIDIA GeForce RTX 3080 Ti", 11.8, None),
+        ("NVIDIA GeForce RTX 4090 Laptop GPU", 15.7, None),
+        ("Some Accelerator 9000", 15.7, None),
+    ],
+)
+def test_a_product_name_tells_the_kind(product: str, gib: float, kind: str | None) -> None:
+    found = kind_by_product_name(product, int(gib * GIB))
+    assert (found and found.name) == kind
+
+
+def test_the_cpu_is_there_with_its_memory_and_unknown_devices_are_not() -> None:
+    cpu = local_device("cpu")
+    assert cpu is not None
+    assert cpu.name == "generic-cpu"
+    assert cpu.memory_nbytes > 2**28
+    assert local_device("cuda:99") is None
+    assert local_device("toaster") is None
+
+
+def test_links_have_sources_and_the_default_is_pcie_4() -> None:
+    assert DEFAULT_LINK is LINK_KINDS["pcie4-x16"]
+    assert DEFAULT_LINK.bytes_per_second == pytest.approx(16 * 16e9 * 128 / 130 / 8, rel=0.001)
+    for name, link in LINK_KINDS.items():
+        assert link.name == name
+        assert link.source
+        assert re.fullmatch(r"20\d\d-(0[1-9]|1[0-2])", link.date)
+        assert 1e9 < link.bytes_per_second < 1e12
+        assert 0 < link.latency_seconds < 1e-3
