@@ -9,24 +9,50 @@ import pytest
 import cost_models
 import partitioner
 
-KEYWORDS = (
-    "example_kwargs mode optimizer objective constraints cost_model memory micro_batches "
-    "time_limit seed progress"
-).split()
+KEYWORDS = [
+    "example_kwargs",
+    "mode",
+    "optimizer",
+    "objective",
+    "constraints",
+    "cost_model",
+    "memory",
+    "micro_batches",
+    "time_limit",
+    "seed",
+    "progress",
+]
 
 
 @pytest.mark.parametrize(
     "name",
-    "partition plan Plan PlacedModule Cluster Device Link Pin Colocate Separate Contiguous "
-    "virtual_gpus PartitionerError CaptureError SpecError InfeasibleError SolverError "
-    "PlanError".split(),
+    [
+        "partition",
+        "plan",
+        "Plan",
+        "PlacedModule",
+        "Cluster",
+        "Device",
+        "Link",
+        "Pin",
+        "Colocate",
+        "Separate",
+        "Contiguous",
+        "virtual_gpus",
+        "PartitionerError",
+        "CaptureError",
+        "SpecError",
+        "InfeasibleError",
+        "SolverError",
+        "PlanError",
+    ],
 )
 def test_the_package_offers(name: str) -> None:
     assert name in partitioner.__all__
     assert hasattr(partitioner, name)
 
 
-@pytest.mark.parametrize("name", "CostModel RooflineCostModel DEVICE_KINDS".split())
+@pytest.mark.parametrize("name", ["CostModel", "RooflineCostModel", "DEVICE_KINDS"])
 def test_cost_models_offers(name: str) -> None:
     assert hasattr(cost_models, name)
 
@@ -42,7 +68,7 @@ def test_signatures(function: object) -> None:
 
 
 @pytest.mark.parametrize(
-    "error", "CaptureError SpecError InfeasibleError SolverError PlanError".split()
+    "error", ["CaptureError", "SpecError", "InfeasibleError", "SolverError", "PlanError"]
 )
 def test_every_error_has_one_root(error: str) -> None:
     assert issubclass(getattr(partitioner, error), partitioner.PartitionerError)

@@ -84,7 +84,9 @@ def train(
             f"  {len(moves) // len(losses)} transfers a step: {moves[: len(moves) // len(losses)]}"
         )
         for name in cluster.names:
-            promised = f", promised {split.memory[name].peak:,} without the loss" if split else ""
+            promised = (
+                f", promised {split.memory[name].peak:,} without labels and loss" if split else ""
+            )
             print(f"  {name}: measured peak {gpus[name].peak_nbytes:,} bytes{promised}")
     return losses
 

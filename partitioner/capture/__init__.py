@@ -3,11 +3,10 @@
 from partitioner.capture.captured import Captured, ModuleCall, NodeInfo, StateSpec, TensorSpec
 from partitioner.capture.check import GraphRun
 from partitioner.capture.clone import NamedTensor, clone, fake_clone, fetch, named_tensors
+from partitioner.capture.conditions import Condition, Dimension
 from partitioner.capture.example import example_call
 from partitioner.capture.inputs import InputSpec
 from partitioner.capture.program import (
-    Inputs,
-    Program,
     captured_of,
     example_of,
     graph_of,
@@ -16,9 +15,9 @@ from partitioner.capture.program import (
 )
 from partitioner.capture.quiet import quiet
 from partitioner.capture.record import capture
-from partitioner.capture.recorder import DATA_DEPENDENT
+from partitioner.capture.record_types import Inputs, Program
 from partitioner.capture.structure import Structure
-from partitioner.capture.symbols import Condition, Dimension
+from partitioner.capture.twins import DATA_DEPENDENT
 
 __all__ = [
     "DATA_DEPENDENT",

@@ -15,7 +15,8 @@ from torch.fx.node import map_arg
 from partitioner.capture.captured import ModuleCall, NodeInfo, StateSpec, TensorSpec
 from partitioner.capture.clone import NamedTensor
 from partitioner.capture.devices import DeviceUse
-from partitioner.capture.recorder import Frame, Recorder, Recording
+from partitioner.capture.recorder import Recorder
+from partitioner.capture.recording import Frame, Recording
 
 _NUMBER_MODULES = ("_operator", "math", "builtins")
 _PURE_FUNCTIONS = frozenset({torch.arange, torch.zeros, torch.ones, torch.full, torch.tensor})
@@ -81,17 +82,9 @@ def ordered(recorder: Recorder, output: Any) -> Ordered:
 
 def state_specs(held: Iterable[NamedTensor]) -> dict[str, StateSpec]:
     """Describe the tensors of a model, by canonical name."""
-    specs = {}
-    for each in held:
-        tensor = each.tensor
-        spec = TensorSpec(
-            tuple(tensor.shape),
-            str(tensor.dtype).removeprefix("torch."),
-            tensor.numel() * tensor.dtype.itemsize,
-            tensor.requires_grad,
-        )
-        specs[each.names[0]] = StateSpec(spec, each.role, each.names)
-    return specs
+    return {
+        each.names[0]: StateSpec(TensorSpec.of(each.tensor), each.role, each.names) for each in held
+    }
 
 
 def _shared_state(recording: Recording) -> dict[str, list[fx.Node]]:

@@ -9,10 +9,10 @@ from typing import Any
 
 from torch import Tensor, fx
 
+from partitioner.capture.conditions import Condition
 from partitioner.capture.inputs import InputSpec
 from partitioner.capture.layers import Layer, TensorValue
 from partitioner.capture.structure import Structure
-from partitioner.capture.symbols import Condition
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +30,13 @@ class TensorSpec:
     dtype: str
     nbytes: int
     requires_grad: bool = False
+
+    @classmethod
+    def of(cls, tensor: Tensor) -> TensorSpec:
+        """Describe a tensor."""
+        dtype = str(tensor.dtype).removeprefix("torch.")
+        nbytes = tensor.numel() * tensor.dtype.itemsize
+        return cls(tuple(tensor.shape), dtype, nbytes, tensor.requires_grad)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +127,9 @@ class Captured:
     Invariants: the graph holds no device (factories and `.to` have lost theirs); in it a leaf
     module is a `call_module`, everything else a `call_function` or `call_method`; structures are
     taken apart by `operator.getitem`; after an in-place change, later uses refer to the node that
-    changed it where Python's names do; execution order is the recorded order.
+    changed it where Python's names do; execution order is the recorded order. Sizes that vary with
+    the inputs are numbers that nodes make (`size`, then `operator` and `math` functions); a
+    `get_attr` of `<module path>.training` reads that module's flag. Both have no `value`.
 
     Attributes:
         graph: the recording. Placeholders stand for the tensor leaves of the inputs.

@@ -16,15 +16,18 @@ from partitioner.capture.assemble import ordered, state_specs
 from partitioner.capture.captured import Captured
 from partitioner.capture.check import check
 from partitioner.capture.clone import fake_clone, fake_like, named_tensors
+from partitioner.capture.groups import Groups
 from partitioner.capture.inputs import prepared
 from partitioner.capture.layers import layers_of, values_of, volatile_names
 from partitioner.capture.leaves import class_name
 from partitioner.capture.lines import lines_of
 from partitioner.capture.modes import Recorded, merged
 from partitioner.capture.quiet import quiet
-from partitioner.capture.recorder import OpaqueNeededError, Recorder
+from partitioner.capture.recorder import Recorder
+from partitioner.capture.recording import OpaqueNeededError
+from partitioner.capture.sizes import DataDecidesError
 from partitioner.capture.stand_in import RealRun
-from partitioner.capture.symbols import DataDecidesError, Groups, SizesFixedError, Symbols
+from partitioner.capture.symbols import SizesFixedError, Symbols
 from partitioner.errors import CaptureError
 
 

@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import itertools
-import math
 import operator
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from fractions import Fraction
-from typing import Any, NoReturn
+from collections.abc import Callable, Mapping
+from typing import Any
 from unittest import mock
 
 import numpy
 import torch
 from torch import Tensor, fx, nn
 from torch._functorch import apis
-from torch._subclasses import fake_tensor
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
-from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 from torch.overrides import TorchFunctionMode
 
 from partitioner.capture.calls import is_getter, written
@@ -34,6 +27,12 @@ from partitioner.capture.devices import (
 )
 from partitioner.capture.leaves import is_leaf
 from partitioner.capture.lines import user_line
+from partitioner.capture.recording import (
+    Frame,
+    InexpressibleError,
+    OpaqueNeededError,
+    Recording,
+)
 from partitioner.capture.regions import (
     Autocast,
     autocast_regions,
@@ -42,101 +41,15 @@ from partitioner.capture.regions import (
     masks_undetected,
     saved_tensor_hooks,
 )
+from partitioner.capture.sizes import SYMBOLIC, first_of
 from partitioner.capture.stand_in import RealRun
 from partitioner.capture.structure import Structure, dissect
-from partitioner.capture.symbols import (
-    NUMBERS,
-    SYMBOLIC,
-    DataDecidesError,
-    Group,
-    Groups,
-    Read,
-    Symbols,
-    first_of,
-    replaced,
-)
-from partitioner.errors import CaptureError
+from partitioner.capture.symbols import Symbols
+from partitioner.capture.truths import STAND_INS, known_truth
+from partitioner.capture.twins import Twins, tensors_in, version_of
 
 _BASE = (type(None), bool, int, float, complex, str, type(Ellipsis))
 _TORCH_CONSTANTS = (torch.dtype, torch.layout, torch.memory_format)
-
-
-class OpaqueNeededError(BaseException):
-    """A module cannot be recorded through: it is to be a leaf, and recording starts again.
-
-    Not an `Exception`, so that no model swallows it.
-
-    Attributes:
-        path: of the module.
-        reason: why.
-        error: what to raise if calling the module as a whole does not work either.
-    """
-
-    def __init__(self, path: str, reason: str, error: CaptureError | None = None) -> None:
-        super().__init__(f"{path}: {reason}")
-        self.path = path
-        self.reason = reason
-        self.error = error
-
-
-class InexpressibleError(Exception):
-    """A value has no place in a graph."""
-
-
-@dataclass(slots=True)
-class Frame:
-    """A module call that is being recorded through."""
-
-    path: str
-    module: nn.Module
-    start: int
-    hooks: object
-    args: Any = None
-    kwargs: Any = None
-    expressible: bool = True
-    literal_device: bool = False
-    result: Any = None
-    stop: int = 0
-
-
-@dataclass(slots=True)
-class Recording:
-    """What one run left behind, before it is put in order.
-
-    Attributes:
-        graph: all recorded nodes, with no `output` yet.
-        infos: by node.
-        calls: of modules that were recorded through, in order of their beginning.
-        sequence: all nodes in order, those included that are dropped later.
-        leaf_state: by leaf call, `{name inside the module: canonical name}`.
-        leaf_mutates: by leaf call, canonical names of the state that it changed.
-        storages: by storage, its nodes in order; `mutated` holds those changed in place.
-        leaf_specs: by canonical name, the state of leaf calls.
-        state_nodes: by canonical name, the `get_attr` nodes.
-        follows: by factory call, how its device was named.
-        flags: by node, the path of the module whose code made it, and that module's flag.
-        constants: real tensors that belong to no module, by the name of their `get_attr`.
-        checkpointed: paths of the modules that were called under activation checkpointing.
-        failed_at: the innermost module that an exception came out of.
-        failed_whole: the innermost one around it that can be a leaf.
-    """
-
-    graph: fx.Graph
-    infos: dict[fx.Node, NodeInfo] = field(default_factory=dict)
-    sequence: list[fx.Node] = field(default_factory=list)
-    leaf_specs: dict[str, TensorSpec] = field(default_factory=dict)
-    checkpointed: dict[str, None] = field(default_factory=dict)
-    calls: list[Frame] = field(default_factory=list)
-    leaf_state: dict[fx.Node, dict[str, str]] = field(default_factory=dict)
-    leaf_mutates: dict[fx.Node, list[str]] = field(default_factory=dict)
-    storages: dict[int, list[fx.Node]] = field(default_factory=dict)
-    mutated: dict[int, None] = field(default_factory=dict)
-    state_nodes: dict[str, fx.Node] = field(default_factory=dict)
-    constants: dict[str, Tensor] = field(default_factory=dict)
-    follows: dict[fx.Node, DeviceUse] = field(default_factory=dict)
-    flags: dict[fx.Node, tuple[str, bool]] = field(default_factory=dict)
-    failed_at: str | None = None
-    failed_whole: str = ""
 
 
 class Recorder(TorchFunctionMode):
@@ -166,7 +79,7 @@ class Recorder(TorchFunctionMode):
         self.symbols = symbols
         self.opaque = opaque
         self.node_of: dict[int, fx.Node] = {}
-        self._twins: dict[int, Tensor] = {}
+        self.twins = Twins(symbols)
         self.frames: list[Frame] = []
         self.regions: list[Autocast] = []
         self._keep: list[Any] = []
@@ -281,10 +194,7 @@ class Recorder(TorchFunctionMode):
     def spec(self, value: Any) -> Any:
         """Describe a result: a `TensorSpec`, a structure of them, or `None`."""
         if isinstance(value, Tensor):
-            shape = tuple(value.shape)
-            name = str(value.dtype).removeprefix("torch.")
-            nbytes = math.prod(shape) * value.dtype.itemsize
-            return TensorSpec(shape, name, nbytes, value.requires_grad)
+            return TensorSpec.of(value)
         if isinstance(value, (list, tuple)):
             return tuple(self.spec(item) for item in value)
         if isinstance(value, dict):
@@ -308,7 +218,7 @@ class Recorder(TorchFunctionMode):
             if name == "device":
                 return FOLLOWED
             if name == "shape" and self._on:
-                return self._shape(args[0])
+                return self.twins.shape(args[0], self.node_of.get(id(args[0])))
             if name not in _TENSOR_ATTRIBUTES:
                 return func(*args)
         stripped = without_device(func, args, kwargs)
@@ -323,7 +233,7 @@ class Recorder(TorchFunctionMode):
         if torch._C._functorch.peek_interpreter_stack() is not None:
             raise OpaqueNeededError(self._callable_whole(), "it uses torch.func")
         if func is Tensor.size:
-            shape = self._shape(args[0])
+            shape = self.twins.shape(args[0], self.node_of.get(id(args[0])))
             index = first_of(kwargs.get("dim", args[1] if len(args) > 1 else None))
             return shape if index is None else shape[index]
         return self._record(func, args, kwargs, use)
@@ -331,88 +241,25 @@ class Recorder(TorchFunctionMode):
     def _run(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if takes_device(func):
             kwargs = {**kwargs, "device": "cpu"}
-        if self._tolerant and func in _TRUTHS:
+        if self._tolerant and func in STAND_INS:
             try:
                 result = func(*args, **kwargs)
             except Exception:
-                return _TRUTHS[func]
-            return _TRUTHS[func] if isinstance(result, SYMBOLIC) else result
+                return STAND_INS[func]
+            return STAND_INS[func] if isinstance(result, SYMBOLIC) else result
         return func(*args, **kwargs)
-
-    def _both(
-        self, call: Callable[[Any, Any], Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[Any, Any, list[Tensor]]:
-        """Make a call with the example's tensors and numbers, and with the twins'.
-
-        Returns:
-            Both results, and the tensors among the arguments that the call changed.
-        """
-        tensors = _tensors_in(args, kwargs)
-        versions = [_version(tensor) for tensor in tensors]
-        try:
-            first = call(first_of(args), first_of(kwargs))
-        except DATA_DEPENDENT as error:
-            raise DataDecidesError(str(error)) from error
-        written_to = [
-            tensor
-            for tensor, version in zip(tensors, versions, strict=True)
-            if version is not None and _version(tensor) != version
-        ]
-        if not self.symbols.active:
-            return first, first, written_to
-        enabled = torch.is_grad_enabled()
-        try:
-            torch._C._set_grad_enabled(False)
-            second = call(self._twin(args), self._twin(kwargs))
-            _compare(first, second)
-        except Exception:
-            self._blame(call, first, args, kwargs)
-        finally:
-            torch._C._set_grad_enabled(enabled)
-        return first, second, written_to
-
-    def _blame(
-        self, call: Callable[[Any, Any], Any], first: Any, args: Any, kwargs: Any
-    ) -> NoReturn:
-        """Find the fewest sizes that keep a call from working for the twins, and give them up."""
-        groups = self.symbols.groups
-        behind = {id(g): g for pair in self._pairs(args, kwargs) for g in groups.behind(*pair)}
-        candidates = sorted(behind.values(), key=lambda group: -group.dimension)[:5]
-        for count in range(1, len(candidates) + 1):
-            for blamed in itertools.combinations(candidates, count):
-                with contextlib.suppress(Exception):
-                    tried = call(
-                        self._without(blamed, args),
-                        self._without(blamed, kwargs),
-                    )
-                    _compare(first, tried)
-                    self.symbols.give_up(blamed)
-        self.symbols.give_up(groups.free())
-
-    def _without(self, blamed: Sequence[Group], value: Any) -> Any:
-        """Twins again, with the sizes of some groups as in the example."""
-        groups = self.symbols.groups
-
-        def change(part: Any) -> Any:
-            if isinstance(part, NUMBERS):
-                return _lessened(part.first, part.second, blamed, groups)
-            twin = self._twins.get(id(part)) if isinstance(part, Tensor) else None
-            if twin is None or twin is part:
-                return part
-            pairs = zip(part.shape, twin.shape, strict=True)
-            shape = [_lessened(*pair, blamed, groups) for pair in pairs]
-            return torch.empty(shape, dtype=part.dtype, device="cpu")
-
-        return replaced(value, change)
 
     def _record(
         self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], use: DeviceUse
     ) -> Any:
-        if not _tensors_in(args, kwargs) and any(isinstance(a, numpy.ndarray) for a in args):
+        if not tensors_in(args, kwargs) and any(isinstance(a, numpy.ndarray) for a in args):
             return self._constant(func, args, kwargs)
-        if func is Tensor.__bool__ and (known := self._known_truth(args[0])) is not None:
+        if (
+            func is Tensor.__bool__
+            and (known := known_truth(self.node_of.get(id(args[0])))) is not None
+        ):
             return known
-        result, twin, changed = self._both(
+        result, twin, changed = self.twins.both(
             lambda args, kwargs: self._run(func, args, kwargs), args, kwargs
         )
         if func is Tensor.requires_grad_:
@@ -420,8 +267,8 @@ class Recorder(TorchFunctionMode):
         if not changed and not self._is_worth_recording(result, twin):
             return result
         self._check_region()
-        tensors = _tensors_in(args, kwargs)
-        result, twin = self._bounded(result, twin, tensors)
+        tensors = tensors_in(args, kwargs)
+        result, twin = self.twins.bounded(result, twin, tensors)
         result = self._fresh(result, tensors, changed)
         try:
             op, target, node_args, node_kwargs = written(func, args, kwargs)
@@ -453,23 +300,6 @@ class Recorder(TorchFunctionMode):
             return any(map(self._is_worth_recording, result, twin))
         return False
 
-    def _bounded(self, result: Any, twin: Any, tensors: list[Tensor]) -> tuple[Any, Any]:
-        """Give results whose sizes depend on data a size that stands for all of them."""
-        if isinstance(result, (list, tuple)):
-            pairs = [self._bounded(*pair, tensors) for pair in zip(result, twin, strict=True)]
-            if all(mine is item for (mine, _), item in zip(pairs, result, strict=True)):
-                return result, twin
-            return [mine for mine, _ in pairs], [other for _, other in pairs]
-        if not isinstance(result, Tensor):
-            return result, twin
-        unknown = [size for size in result.shape if not isinstance(size, int)]
-        if not unknown:
-            return result, twin
-        masks = [tensor for tensor in tensors if tensor.dtype is torch.bool] or tensors
-        limit, twin_limit = masks[0].numel(), self._twin(masks[0]).numel()
-        first, second = self.symbols.data_sizes(0, limit, twin_limit)
-        return _resized(result, first), _resized(twin, second)
-
     def _fresh(self, result: Any, tensors: list[Tensor], changed: list[Tensor]) -> Any:
         """Give a new object for a result that is one of the arguments, unchanged.
 
@@ -499,43 +329,6 @@ class Recorder(TorchFunctionMode):
         return tuple(name for name in names if name != node.name)
 
     # Sizes.
-
-    def _shape(self, tensor: Tensor) -> torch.Size:
-        shape = tensor.shape
-        twin = self._twins.get(id(tensor))
-        if twin is None or twin is tensor or twin.shape == shape:
-            return shape
-        node = self.node_of[id(tensor)]
-        return torch.Size(
-            [
-                self.symbols.size(size, other, Read(node, dimension))
-                for dimension, (size, other) in enumerate(zip(shape, twin.shape, strict=True))
-            ]
-        )
-
-    def _twin(self, value: Any) -> Any:
-        """Put twins in the places of tensors, and the twins' numbers in those of varying ones."""
-
-        def change(part: Any) -> Any:
-            if isinstance(part, Tensor):
-                return self._twins.get(id(part), part)
-            return part.second if isinstance(part, NUMBERS) else part
-
-        return replaced(value, change)
-
-    def _pairs(self, *values: Any) -> list[tuple[Any, Any]]:
-        """The varying sizes and numbers among the arguments of a call, with their twins."""
-        pairs: list[tuple[Any, Any]] = []
-
-        def note(part: Any) -> Any:
-            if isinstance(part, NUMBERS):
-                pairs.append((part.first, part.second))
-            elif isinstance(part, Tensor):
-                pairs.extend(zip(part.shape, self._twin(part).shape, strict=False))
-            return part
-
-        replaced(list(values), note)
-        return [pair for pair in pairs if pair[0] != pair[1]]
 
     def _number(self, number: Any) -> Any:
         return self.symbols.node_of(number, self._make_number)
@@ -637,10 +430,10 @@ class Recorder(TorchFunctionMode):
         except InexpressibleError as error:
             raise OpaqueNeededError(self._callable_whole(), f"{error} of {path}") from None
         state = _state_within(module, self._state_names)
-        versions = [_version(tensor) for tensor, _, _ in state]
-        result, twin, changed = self._both(call, args, kwargs)
-        tensors = _tensors_in(args, kwargs)
-        result, twin = self._bounded(result, twin, tensors)
+        versions = [version_of(tensor) for tensor, _, _ in state]
+        result, twin, changed = self.twins.both(call, args, kwargs)
+        tensors = tensors_in(args, kwargs)
+        result, twin = self.twins.bounded(result, twin, tensors)
         result = self._fresh(result, tensors, changed)
         node = self._add("call_module", path, node_args, node_kwargs)
         self.recording.leaf_state[node] = {inner: name for _, inner, name in state}
@@ -650,7 +443,7 @@ class Recorder(TorchFunctionMode):
         self.recording.leaf_mutates[node] = [
             name
             for (tensor, _, name), version in zip(state, versions, strict=True)
-            if _version(tensor) != version
+            if version_of(tensor) != version
             or (module.training and not isinstance(tensor, nn.Parameter))
         ]
         mutates = self._mutated(node, changed)
@@ -698,7 +491,7 @@ class Recorder(TorchFunctionMode):
         """
         if isinstance(result, Tensor):
             self.node_of[id(result)] = node
-            self._twins[id(result)] = twin
+            self.twins.pair(result, twin)
             self._keep.append(result)
             storage = _storage(result)
             if storage is not None:
@@ -780,22 +573,6 @@ class Recorder(TorchFunctionMode):
             raise OpaqueNeededError(self._callable_whole(), "it uses torch.vmap")
         return _VMAP(*args, **kwargs)
 
-    def _known_truth(self, tensor: Tensor) -> bool | None:
-        """Whether `torch.rand([]) < p` holds, where `p` is so that it always does or never.
-
-        Models drop whole layers so, with a probability that is mostly zero.
-        """
-        node = self.node_of.get(id(tensor))
-        if node is None or len(node.args) != 2 or node.target not in _ALWAYS:
-            return None
-        drawn, limit = node.args
-        if not isinstance(drawn, fx.Node) or drawn.target is not torch.rand:
-            return None
-        lowest, highest = _ALWAYS[node.target]
-        if isinstance(limit, (int, float)):
-            return lowest if limit <= 0 else highest if limit >= 1 else None
-        return None
-
     def _refuse(self, function: type) -> None:
         """Ask for a leaf where a custom autograd function runs: its backward cannot be recorded."""
         if self._on:
@@ -830,27 +607,6 @@ _VMAP: Callable[..., Any] = apis.vmap_impl  # type: ignore[attr-defined]
 # Attributes of tensors that are tensors.
 _TENSOR_ATTRIBUTES = frozenset({"T", "H", "mT", "mH", "data", "grad", "real", "imag"})
 
-DATA_DEPENDENT = (
-    GuardOnDataDependentSymNode,
-    fake_tensor.DataDependentOutputException,
-    fake_tensor.DynamicOutputShapeException,
-)
-
-# By comparison of a number in [0, 1) with a limit: the answer for a limit of at most 0, at least 1.
-_ALWAYS: dict[Any, tuple[bool, bool]] = {
-    operator.lt: (False, True),
-    operator.ge: (True, False),
-}
-
-# What a module that decides by its data is told, while it runs on tensors without any.
-_TRUTHS: dict[Any, Any] = {
-    Tensor.__bool__: True,
-    Tensor.item: 1,
-    Tensor.__int__: 1,
-    Tensor.__index__: 1,
-    Tensor.__float__: 1.0,
-}
-
 
 def _called(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Call a module past what was put in the place of its call, its hooks included."""
@@ -859,52 +615,6 @@ def _called(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
 
 def _numel(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
-
-
-def _tensors_in(*values: Any) -> list[Tensor]:
-    found: list[Tensor] = []
-    for value in values:
-        if isinstance(value, Tensor):
-            if not any(value is other for other in found):
-                found.append(value)
-        elif isinstance(value, (tuple, list)):
-            found.extend(_tensors_in(*value))
-        elif isinstance(value, dict):
-            found.extend(_tensors_in(*value.values()))
-    return found
-
-
-def _version(tensor: Tensor) -> int | None:
-    return None if tensor.is_inference() else tensor._version
-
-
-def _compare(first: Any, second: Any) -> None:
-    """Raise a `ValueError` where two results differ in more than sizes."""
-    if isinstance(first, (list, tuple)):
-        if len(first) != len(second):
-            raise ValueError("another number of results")
-        for one, other in zip(first, second, strict=True):
-            _compare(one, other)
-    elif isinstance(first, (bool, str)) and first != second:
-        raise ValueError("another answer")
-
-
-def _lessened(size: int, twin: int, blamed: Sequence[Group], groups: Groups) -> int:
-    behind = groups.behind(size, twin)
-    if not behind:
-        return size
-    ratio = Fraction(1)
-    for group in blamed:
-        if group in behind:
-            ratio *= group.factor
-    return int(twin / ratio)
-
-
-def _resized(tensor: Tensor, size: int) -> Tensor:
-    """A tensor like a fake one, with `size` in the places of sizes that depend on data."""
-    shape = [each if isinstance(each, int) else size for each in tensor.shape]
-    made = torch.empty(shape, dtype=tensor.dtype, device="cpu")
-    return made.requires_grad_(tensor.requires_grad)
 
 
 def _storage(tensor: Tensor) -> int | None:

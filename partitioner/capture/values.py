@@ -45,7 +45,7 @@ def encode(value: Any) -> Value:
     if isinstance(value, TensorSpec):
         return {"tensor": spec_data(value)}
     if isinstance(value, Tensor):
-        return {"tensor": spec_data(spec_of(value))}
+        return {"tensor": spec_data(TensorSpec.of(value))}
     if isinstance(value, tuple):
         return {"tuple": [encode(item) for item in value]}
     if isinstance(value, list):
@@ -116,13 +116,6 @@ def decode(
             raise
         raise PlanError(f"a plan cannot hold the value {data!r:.60}: {error}") from None
     raise PlanError(f"a plan cannot hold the value {data!r:.60}")
-
-
-def spec_of(tensor: Tensor) -> TensorSpec:
-    """Describe a tensor."""
-    name = str(tensor.dtype).removeprefix("torch.")
-    nbytes = tensor.numel() * tensor.dtype.itemsize
-    return TensorSpec(tuple(tensor.shape), name, nbytes, tensor.requires_grad)
 
 
 def spec_data(spec: TensorSpec) -> dict[str, Any]:

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 
 from partitioner.capture.captured import Captured
+from partitioner.capture.conditions import Condition, Dimension
 from partitioner.capture.structure import Structure
-from partitioner.capture.symbols import Condition, Dimension
 from partitioner.emit.graphs import reshaped_inputs, tensor_specs
 from partitioner.emit.spelling import INFIX, Spelling
 

@@ -45,7 +45,7 @@ def annotate(
     """
     model = getattr(model, "_orig_mod", model)
     make_optimizer = optimizer_factory(optimizer) if training else None
-    rehearsal = rehearse(captured, model, training=training, one_device=len(cluster.devices) == 1)
+    rehearsal = rehearse(captured, model, training=training, devices=len(cluster.devices))
     prices = _Prices(cost_model, {device.name: device.figures() for device in cluster.devices})
     graph: nx.DiGraph[str] = nx.DiGraph()
     recorded = [node for node in captured.graph.nodes if node.op != "output"]

@@ -77,6 +77,8 @@ class _Mark:
 class StorageLedger(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Notes every storage that an operator makes.
 
+    While `aside` is set, what is born counts towards the peak but is not listed.
+
     Args:
         locate: called with each operator before it runs; may call `enter`.
         counts: which of the tensors that operators make are followed.
@@ -97,6 +99,7 @@ class StorageLedger(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.live_nbytes = 0
         self.point = -1
         self.maker = 0
+        self.aside = False
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
@@ -132,7 +135,8 @@ class StorageLedger(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.clock += 1
         life = Life(rounded(int(storage.nbytes())), self.clock, self.point, self.maker)
         setattr(storage, _LABEL, _Mark(self, life))
-        self.lives.append(life)
+        if not self.aside:
+            self.lives.append(life)
         self.live_nbytes += life.nbytes
         if self.peaks and self.live_nbytes > self.peaks[-1]:
             self.peaks[-1] = self.live_nbytes

@@ -88,6 +88,8 @@ class _Lifetimes:
                     merged[piece] += nbytes
                     names.setdefault(piece, self._what(life))
         found = [self._holding(piece, nbytes, names[piece]) for piece, nbytes in merged.items()]
+        if self._trains:
+            found = self._with_other_losses(found)
         if optimizer is not None:
             found += self._optimizer(optimizer)
         return tuple(found)
@@ -247,22 +249,65 @@ class _Lifetimes:
             if nbytes and self.owners.get(name):
                 nodes = tuple(self.order[i] for i in self.owners[name])
                 yield Holding(nodes, nbytes, end, end, "workspace", f"optimizer step of {name}")
-        yield from self._largest(memory.largest_nbytes, end)
+        owners = {
+            name: tuple(self.order[i] for i in self.owners.get(name, ()))
+            for name in memory.largest_nbytes
+        }
+        yield from _largest(memory.largest_nbytes, owners, end, "optimizer step")
 
-    def _largest(self, parts: Mapping[str, int], point: int) -> Iterator[Holding]:
-        """The largest part on a device, as a sum: each step down from one size to the next is held
-        where any of the parts above it is."""
-        sizes = sorted({nbytes for nbytes in parts.values() if nbytes}, reverse=True)
-        for size, smaller in zip(sizes, [*sizes, 0][1:], strict=True):
-            nodes = {
-                node
-                for name, nbytes in parts.items()
-                if nbytes >= size
-                for node in self.owners.get(name, ())
-            }
-            if nodes:
-                names = tuple(self.order[i] for i in sorted(nodes))
-                yield Holding(names, size - smaller, point, point, "workspace", "optimizer step")
+    def _with_other_losses(self, found: list[Holding]) -> list[Holding]:
+        """Let the losses of several results share the room that the largest one takes.
+
+        They are computed one after the other, all at point `n`: a device needs room for the
+        largest among its own.
+        """
+        at_moment: dict[str, list[Holding]] = defaultdict(list)
+        for holding in found:
+            alone = len(holding.nodes) == 1 and holding.role == "workspace"
+            if alone and holding.first == holding.last == self.count:
+                at_moment[holding.nodes[0]].append(holding)
+        totals = {name: sum(h.nbytes for h in group) for name, group in at_moment.items()}
+        if not totals:
+            return found
+        fullest = max(totals, key=lambda name: totals[name])
+        parts = {fullest: totals[fullest]}
+        for name, nbytes in self._passing_losses().items():
+            if name not in totals:
+                parts[name] = min(nbytes, totals[fullest])
+        replaced = {id(holding) for holding in at_moment[fullest]}
+        kept = [holding for holding in found if id(holding) not in replaced]
+        nodes = {name: (name,) for name in parts}
+        return [*kept, *_largest(parts, nodes, self.count, f"loss of {fullest}")]
+
+    def _passing_losses(self) -> dict[str, int]:
+        """The most that each result's loss takes while another one's is not at its fullest."""
+        changes: dict[int, list[tuple[int, int]]] = defaultdict(list)
+        ledger = self.rehearsal.ledger
+        for life in ledger.lives:
+            first, last = ledger.points_of(life)
+            if life.point == self.count and first > last and life.died is not None:
+                changes[life.maker] += [(life.born, life.nbytes), (life.died, -life.nbytes)]
+        most: dict[str, int] = {}
+        for maker, steps in changes.items():
+            live = peak = 0
+            for _, nbytes in sorted(steps):
+                live += nbytes
+                peak = max(peak, live)
+            most[self.order[maker]] = peak
+        return most
+
+
+def _largest(
+    parts: Mapping[str, int], nodes: Mapping[str, Sequence[str]], point: int, what: str
+) -> Iterator[Holding]:
+    """The largest part on a device, as a sum: each step down from one size to the next is held
+    where any of the parts above it is."""
+    sizes = sorted({nbytes for nbytes in parts.values() if nbytes}, reverse=True)
+    for size, smaller in zip(sizes, [*sizes, 0][1:], strict=True):
+        above = (nodes[name] for name, nbytes in parts.items() if nbytes >= size)
+        holders = tuple(dict.fromkeys(node for group in above for node in group))
+        if holders:
+            yield Holding(holders, size - smaller, point, point, "workspace", what)
 
 
 def _cut(

@@ -30,7 +30,7 @@ from partitioner.graph.whole_calls import WholeCalls
 
 
 def rehearse(
-    captured: Captured, model: nn.Module, *, training: bool, one_device: bool = False
+    captured: Captured, model: nn.Module, *, training: bool, devices: int = 1
 ) -> Rehearsal:
     """Run one step of `captured` on fake tensors of the example's sizes.
 
@@ -38,7 +38,7 @@ def rehearse(
         captured: the recording.
         model: the recorded model or a clone of it; not touched.
         training: with the backward of `training_loss`; else one forward without gradients.
-        one_device: there is no choice of devices, so that the model's own `forward` will run.
+        devices: how many there are to choose from: with one, the model's own `forward` will run.
 
     Raises:
         CostModelError: a node does not run; the message names it.
@@ -49,7 +49,7 @@ def rehearse(
         with mode:
             rehearsal = run.step(training)
         whole = WholeCalls(
-            _clone(captured, model, mode), captured, mode, run.operators, root=one_device
+            _clone(captured, model, mode), captured, mode, run.operators, devices=devices
         )
         if whole.whole or whole.root:
             with mode, suppress(Exception):  # what decides by its data runs node by node only

@@ -264,7 +264,7 @@ class Run(GraphRun):
                 trace.values.append(life)
 
     def enter_region(self, grad_enabled: bool, autocast: Any) -> None:
-        """Open what a node was recorded in. Keep a region of autocast or no_grad open as long as its nodes follow each other."""
+        """Open what a node was recorded in, and keep it open as long as such nodes follow."""
         if (grad_enabled, autocast) == self.region:
             return
         self.regions.close()

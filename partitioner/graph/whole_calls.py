@@ -33,7 +33,8 @@ class WholeCalls(Run):
         captured: as for `Run`.
         mode: as for `Run`.
         expected: the operators of the run node by node, each with its node's index.
-        root: whether the model itself may be called whole, as where all is on one device.
+        devices: how many there are. With one, the model itself is called; with several, a
+            submodule of more than half of the nodes is taken to be split.
     """
 
     def __init__(
@@ -43,21 +44,24 @@ class WholeCalls(Run):
         mode: FakeTensorMode,
         expected: Sequence[tuple[Any, int]],
         *,
-        root: bool,
+        devices: int,
     ) -> None:
         super().__init__(model, captured, mode)
         self.expected = expected
-        self.same = True
-        self.root = root and any(call.foldable and not call.path for call in captured.calls)
+        self.matched = 0
+        self.root = devices == 1 and any(call.foldable and not call.path for call in captured.calls)
         self.whole: dict[str, ModuleCall] = {}
         self.begins: dict[str, ModuleCall] = {}
         self.results: dict[str, Any] = {}
         state = {node.name for node in captured.graph.nodes if node.op == "get_attr"}
         for call in captured.calls:
             nodes = [name for name in call.nodes if name not in state]
-            if call.path and nodes and nodes[0] not in self.whole and self._is_whole(call):
+            if not call.path or not nodes or (devices > 1 and 2 * len(nodes) > len(self.order)):
+                continue
+            if nodes[0] not in self.whole and self._is_whole(call):
                 self.whole.update(dict.fromkeys(nodes, call))
                 self.begins[nodes[0]] = call
+        self._keep_arguments()
 
     def lay_over(self, ledger: StorageLedger, end: int, training: bool) -> None:
         """Run the forward, and let storages live as long in `ledger` as they do here.
@@ -74,13 +78,30 @@ class WholeCalls(Run):
             returned = [self.forward()]
         self.env.clear()
         self.ledger.enter(len(self.order) - 1, 0)
-        if self.same and len(self.operators) == len(self.expected):
+        if self.matched == len(self.expected):
             ledger.follow(self.ledger, end)
         returned.clear()
 
     def forward(self) -> Any:
         """What the model returns."""
         return self._call_root() if self.root else super().forward()
+
+    def _keep_arguments(self) -> None:
+        """Let a value live until the last call that takes it, used inside or not."""
+        last_user = {
+            value: user for user, values in self.user_to_last_uses.items() for value in values
+        }
+        by_name = {node.name: node for node in self.captured.graph.nodes}
+        for first, call in self.begins.items():
+            taken: list[fx.Node] = []
+            fx.node.map_arg((call.args, dict(call.kwargs)), taken.append)
+            for value in dict.fromkeys(taken):
+                user = last_user.get(value, value)
+                if self.position.get(user.name, len(self.order)) < self.position[first]:
+                    if value in last_user:
+                        self.user_to_last_uses[user].remove(value)
+                    self.user_to_last_uses.setdefault(by_name[first], []).append(value)
+                    last_user[value] = by_name[first]
 
     def run_node(self, n: fx.Node) -> Any:
         """Run one node, or the submodule call that begins with it."""
@@ -108,6 +129,7 @@ class WholeCalls(Run):
             for example, name in zip(examples, inputs, strict=True)
         }
         bound = self.captured.signature.bind(*args, **kwargs)
+        bound.apply_defaults()
 
         def take(name: str) -> Any:
             value = bound.arguments[name]
@@ -133,20 +155,20 @@ class WholeCalls(Run):
         return call.foldable and one_region and _is_plain((call.args, dict(call.kwargs)))
 
     def _locate(self, operator: Any) -> None:
-        index = len(self.operators)
-        self.operators.append((operator, 0))
-        if index < len(self.expected) and self.expected[index][0] is operator:
+        """Find the node that called this operator in the first run; a recording leaves out some."""
+        index = self.matched
+        self.ledger.aside = index == len(self.expected) or self.expected[index][0] is not operator
+        if not self.ledger.aside:
             position = self.expected[index][1]
             self.ledger.enter(max(position, self.ledger.point), position)
-        else:
-            self.same = False
+            self.matched += 1
 
 
 def _is_plain(value: Any) -> bool:
     """Whether a value can be written in a line of code."""
     if isinstance(value, tuple | list):
         return all(_is_plain(entry) for entry in value)
-    if type(value) is dict:
+    if isinstance(value, Mapping):
         return all(_is_plain(entry) for entry in value.values())
     plain = bool | int | float | complex | str | fx.Node | torch.dtype
     return value is None or isinstance(value, plain)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from partitioner.capture import TensorSpec, graph_of
+from torch import fx
+
+from partitioner.capture import NodeInfo, TensorSpec, graph_of
 from partitioner.placement import PlanDocument
 from partitioner.report.partition_graph import Crossing, Operation, PartitionGraph
 
@@ -58,13 +60,19 @@ def partition_graph(document: PlanDocument) -> PartitionGraph:
         )
     shown = {operation.name for operation in operations}
     edges = tuple(
-        (source.name, node.name)
+        (source, node.name)
         for node in graph.nodes
-        for source in node.all_input_nodes
-        if node.name in shown and source.name in shown
+        for source in _sources(node, infos)
+        if node.name in shown and source in shown
     )
     crossings = tuple(_crossings(document))
     return PartitionGraph(tuple(operations), edges, tuple(document.devices), crossings)
+
+
+def _sources(node: fx.Node, infos: Mapping[str, NodeInfo]) -> list[str]:
+    """What a node reads: its arguments, and weights that it shares with other nodes."""
+    shared = infos[node.name].shared.values() if node.name in infos else ()
+    return list(dict.fromkeys([*(source.name for source in node.all_input_nodes), *shared]))
 
 
 def describe(value: Any) -> str:

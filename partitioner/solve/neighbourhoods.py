@@ -33,7 +33,10 @@ def shared_out_anew(
     deadline: float | None,
     seed: int,
 ) -> list[int]:
-    """The assignment, or one with a smaller largest load. The problem has no colocated groups."""
+    """The assignment, or one with a smaller largest load. The problem has no colocated groups.
+
+    Values down to `floor` are looked for, no better ones.
+    """
     best = list(placed)
     value = count(problem, best).objective
     left = MOST_PROGRAMMES
@@ -45,7 +48,7 @@ def shared_out_anew(
             if left == 0 or late or value <= floor * (1 + 1e-9):
                 return best
             left -= 1
-            found = _share_out(problem, best, devices, value, floor, deadline, seed)
+            found = _share_out(problem, best, devices, value, deadline, seed)
             if found is not None:
                 recount = count(problem, found)
                 if recount.feasible and recount.objective < value * (1 - 1e-9):
@@ -69,7 +72,6 @@ def _share_out(
     placed: Sequence[int],
     devices: Sequence[int],
     value: float,
-    floor: float,
     deadline: float | None,
     seed: int,
 ) -> list[int] | None:
@@ -93,7 +95,7 @@ def _share_out(
     tables = Tables(smaller)
     if not all(tables.choices):
         return None
-    limits = Limits(deadline, EFFORT, seed, known=value, floor=floor)
+    limits = Limits(deadline, EFFORT, seed, known=value)
     answer = Programme(tables, Aim.OBJECTIVE, limits).solve(
         tables.canonical(contraction.shrink(placed), tables.heaviest)
         if not problem.contiguous

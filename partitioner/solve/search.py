@@ -37,6 +37,8 @@ TIE_UNITS = 1e6
 """Effort for ties among equally good plans."""
 MOST_ENTRIES = 120_000
 """A programme with about this many non-zero entries is too large to be worth a start."""
+WORTHWHILE = 1e-3
+"""Small programmes are spared for gaps below this."""
 PATIENCE = 3
 """Under a time limit a programme may be so many times larger."""
 PROGRAMME_SHARE = 0.75
@@ -174,7 +176,11 @@ class _Search:
             return
         try:
             found = shared_out_anew(
-                self.problem, self.best, self.bound, deadline=self.deadline, seed=self.seed
+                self.problem,
+                self.best,
+                self.bound * (1 + WORTHWHILE),
+                deadline=self.deadline,
+                seed=self.seed,
             )
         except Interrupted as interruption:
             raise KeyboardInterrupt from interruption

@@ -152,7 +152,7 @@ def _kind(
         return Kind.LISTS
     if name in ("aten::lift_fresh", "aten::lift_fresh_copy", "aten::lift"):
         return Kind.LIFT
-    if name in _RESIZING or "out" in named:
+    if name in _RESIZING or "out" in written:
         return Kind.RESIZE
     if "device" in named:
         return Kind.FACTORY

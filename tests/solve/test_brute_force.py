@@ -17,7 +17,7 @@ from partitioner.solve.evaluate import count
 from partitioner.solve.state import State, Tables
 from tests.strategies import OBJECTIVES, brute_force, problems
 
-few = settings(max_examples=40, deadline=None)
+few = settings(max_examples=20, deadline=None)
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)

@@ -50,7 +50,7 @@ def least_total(problem: Problem) -> int | None:
     return min(totals, default=None)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(problems(most_nodes=5))
 def test_shortfall_is_the_smallest(problem: Problem) -> None:
     assume(brute_force(problem) is None)
