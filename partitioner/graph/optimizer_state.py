@@ -125,6 +125,8 @@ def _two_steps(specs: list[TensorSpec], make_optimizer: OptimizerFactory) -> tup
     ]
     for parameter in parameters:
         parameter.grad = torch.empty_like(parameter)
+        ledger.note_state(parameter, "parameter")
+        ledger.note_state(parameter.grad, "gradient")
     try:
         with warnings.catch_warnings(), _AnyNumber():  # type: ignore[no-untyped-call]
             warnings.simplefilter("ignore")
@@ -132,9 +134,11 @@ def _two_steps(specs: list[TensorSpec], make_optimizer: OptimizerFactory) -> tup
             for group in optimizer.param_groups:
                 if group.get("foreach", False) is None and not group.get("fused"):
                     group["foreach"] = True
-            _step(optimizer)
             with ledger:
                 ledger.enter(0, 0)
+                _step(optimizer)
+                ledger.enter(1, 0)
+                state = ledger.live_nbytes
                 _step(optimizer)
     except Exception as error:
         name = getattr(make_optimizer, "__qualname__", type(make_optimizer).__qualname__)
@@ -143,7 +147,8 @@ def _two_steps(specs: list[TensorSpec], make_optimizer: OptimizerFactory) -> tup
             f"cannot be counted: {type(error).__name__}: {error}; give another, or None to plan "
             f"without"
         ) from error
-    return [_state_nbytes(optimizer, parameter) for parameter in parameters], ledger.peak_nbytes(0)
+    kept = [_state_nbytes(optimizer, parameter) for parameter in parameters]
+    return kept, ledger.peak_nbytes(1) - state
 
 
 def _step(optimizer: torch.optim.Optimizer) -> None:

@@ -244,6 +244,7 @@ class Run(GraphRun):
         leaves, spec = pytree.tree_flatten(made)
         tensors = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
         nbytes = sum(tensor.nbytes for tensor in (*reads, *tensors))
+        self.traces[self.current].forward.clear()
         call = OperatorCall(name, f"{name}#{nbytes}", "float32", 0, nbytes, False)
         self._record(call)
         if any(tensor.requires_grad for tensor in reads) and torch.is_grad_enabled():

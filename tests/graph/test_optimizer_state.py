@@ -61,9 +61,10 @@ def test_adam_needs_one_more_copy_of_all_parameters_at_once_as_on_gpus() -> None
 
 
 def test_one_by_one_only_the_largest_counts() -> None:
-    memory = optimizer_memory(PARAMETERS, functools.partial(torch.optim.Adam, foreach=False))
-    assert max(memory.summed_nbytes.values()) == 0
-    assert memory.largest_nbytes["weight"] >= ROUNDED["weight"]
+    equal = {f"weight {i}": PARAMETERS["weight"] for i in range(8)}
+    memory = optimizer_memory(equal, functools.partial(torch.optim.Adam, foreach=False))
+    needed = sum(memory.summed_nbytes.values()) + max(memory.largest_nbytes.values())
+    assert ROUNDED["weight"] <= needed <= 3 * ROUNDED["weight"]
 
 
 def test_nothing_to_train_needs_nothing() -> None:
@@ -88,7 +89,7 @@ def test_no_optimizer_is_none() -> None:
 @pytest.mark.parametrize(
     ("optimizer", "message"),
     [
-        ("adma", "unknown optimizer 'adma'; did you mean 'adam'"),
+        ("adma", "unknown optimizer 'adma'; did you mean 'adamax', 'adam'"),
         (7, "must be a name, a class or a callable"),
         (torch.optim.SGD(nn.Linear(2, 2).parameters(), lr=0.1), "instance of SGD, bound to its"),
     ],
