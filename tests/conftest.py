@@ -25,3 +25,9 @@ def golden(request: pytest.FixtureRequest) -> Callable[[str, str], None]:
         assert text == path.read_text(), f"{name} differs; rerun with --update-golden and review"
 
     return compare
+
+
+@pytest.fixture(autouse=True)
+def _no_terminal_width(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tables are as wide as they are in a pipe, whatever the terminal that the tests run in."""
+    monkeypatch.delenv("COLUMNS", raising=False)

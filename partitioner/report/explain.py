@@ -83,7 +83,7 @@ def _cut(document: PlanDocument, graph: PartitionGraph) -> Iterator[str]:
     largest = sorted(graph.crossings, key=lambda crossing: -crossing.nbytes)[:SHOWN]
     examples = []
     for crossing in largest:
-        targets = listed(readers[crossing.tensor, crossing.destination][:SHOWN])
+        targets = listed(readers.get((crossing.tensor, crossing.destination), ["others"])[:SHOWN])
         sizes = format_nbytes(crossing.nbytes)
         if crossing.gradient_nbytes:
             sizes += f", gradient back {format_nbytes(crossing.gradient_nbytes)}"
@@ -160,6 +160,15 @@ def _why_split(document: PlanDocument) -> str:
             "It is split so that in a steady pipeline no device or link is busy for longer than "
             f"{format_seconds(document.bottleneck_seconds)} a step; {device} alone would be for "
             f"{format_seconds(alone)}."
+        )
+    together = sum(use.peak for use in document.memory.values())
+    limits = [use.limit for use in document.memory.values() if use.limit is not None]
+    hopeless = len(limits) == len(document.memory) and together > max(limits)
+    if document.step_seconds <= alone and hopeless:
+        return (
+            f"No device could hold it alone: the peaks add up to {format_nbytes(together)}, the "
+            f"largest limit is {format_nbytes(max(limits))}. The split costs no time, since parts "
+            f"run at the same time: {device} alone would take {format_seconds(alone)}."
         )
     if document.step_seconds <= alone:
         return (

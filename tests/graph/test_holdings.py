@@ -80,8 +80,15 @@ def predicted_and_measured(
     return [(predicted[device], use.peak) for device, use in measured.items()]
 
 
-@pytest.mark.parametrize("name", EVERYDAY)
-@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+@pytest.mark.parametrize(
+    ("name", "optimizer"),
+    [
+        *((name, "adam") for name in EVERYDAY),
+        ("seqnet", "sgd"),
+        ("unet", "sgd"),
+        ("hf_bert", "sgd"),
+    ],
+)
 def test_training_on_one_device_is_exact(name: str, optimizer: str) -> None:
     ((predicted, measured),) = predicted_and_measured(name, optimizer, devices=1)
     assert measured <= predicted <= measured + 2 * GRANULE
@@ -131,12 +138,9 @@ def by_role(graph: CostGraph, role: str) -> dict[str, int]:
 
 def test_parameters_gradients_and_state_are_rounded_as_the_allocator_does() -> None:
     graph = held(nn.Sequential(nn.Linear(100, 10)), torch.randn(4, 100))
-    assert by_role(graph, "parameters") == {"0.weight": 4096, "0.bias": 512}
-    # holdings that agree in everything are one
-    (gradients,) = [
-        h for h in graph.holdings if h.role == "gradients" and h.last == graph.points - 1
-    ]
-    assert gradients.nbytes == 4096 + 512
+    # holdings that agree in place and time are one
+    assert by_role(graph, "parameters") == {"0.weight": 4096 + 512}
+    assert sum(by_role(graph, "gradients").values()) == 4096 + 512
     assert by_role(graph, "optimizer") == {"0.weight": 2 * 4096, "0.bias": 2 * 512}
 
 

@@ -64,7 +64,7 @@ def test_one_by_one_only_the_largest_counts() -> None:
     equal = {f"weight {i}": PARAMETERS["weight"] for i in range(8)}
     memory = optimizer_memory(equal, functools.partial(torch.optim.Adam, foreach=False))
     needed = sum(memory.summed_nbytes.values()) + max(memory.largest_nbytes.values())
-    assert ROUNDED["weight"] <= needed <= 3 * ROUNDED["weight"]
+    assert ROUNDED["weight"] <= needed < 4 * ROUNDED["weight"]
 
 
 def test_nothing_to_train_needs_nothing() -> None:

@@ -6,11 +6,13 @@ from collections.abc import Callable
 
 import pytest
 
-from partitioner.placement import Certificate, ClusterRecord, PlanDocument
+from partitioner.placement import Certificate, ClusterRecord, MemoryUse, PlanDocument
 from partitioner.report import ComparisonRow, comparison_table, explain, plan_table
 from partitioner.spec import Cluster, Device
 
 Make = Callable[..., PlanDocument]
+TIGHT = {name: MemoryUse(1024, 1024, 0, 0, 0, 2 << 20, 3 << 20) for name in ("cuda:0", "cuda:1")}
+ROOMY = {name: MemoryUse(1024, 1024, 0, 0, 0, 4096, 2**30) for name in ("cuda:0", "cuda:1")}
 
 
 def test_the_table_of_a_split_plan(plan_of: Make, golden: Callable[[str, str], None]) -> None:
@@ -82,7 +84,11 @@ def test_why_there_is_one_device(plan_of: Make) -> None:
     ("changes", "expected"),
     [
         ({}, "Memory forces the split: on cuda:0 alone a step would take 36 us, but 4 MiB"),
-        ({"step_seconds": 30e-6}, "parts can run at the same time"),
+        ({"step_seconds": 30e-6, "memory": ROOMY}, "parts can run at the same time"),
+        (
+            {"step_seconds": 30e-6, "memory": TIGHT},
+            "the peaks add up to 4 MiB, the largest limit is 3 MiB",
+        ),
         ({"objective": "throughput"}, "no device or link is busy for longer than 24 us"),
         (
             {
@@ -92,7 +98,7 @@ def test_why_there_is_one_device(plan_of: Make) -> None:
             "as empty as it can be: 75% full",
         ),
     ],
-    ids=["memory", "time", "throughput", "balance"],
+    ids=["memory", "time", "both", "throughput", "balance"],
 )
 def test_why_there_is_a_split(plan_of: Make, changes: dict[str, object], expected: str) -> None:
     assert expected in " ".join(explain(plan_of(**changes)).split())
