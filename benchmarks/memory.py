@@ -19,6 +19,7 @@ from partitioner.dry_run import dry_run
 from partitioner.graph import CostGraph, annotate, optimizer_factory
 from partitioner.placement import peak_nbytes
 from partitioner.spec import Cluster
+from tests.placements import leaders
 from tests.zoo import ZOO, Case
 
 SMOKE = ("seqnet", "unet", "language_model", "hf_llama_no_cache")
@@ -47,21 +48,6 @@ def placements(graph: CostGraph, seed: int) -> Iterator[tuple[str, dict[str, str
     leader = leaders(graph)
     for name, rule in rules.items():
         yield name, {node: f"cuda:{rule(position[leader[node]])}" for node in graph.order}
-
-
-def leaders(graph: CostGraph) -> dict[str, str]:
-    """By node, the first node of those that must share its device."""
-    leader = {name: name for name in graph.order}
-
-    def find(name: str) -> str:
-        while leader[name] != name:
-            name = leader[name]
-        return name
-
-    for group in graph.colocated:
-        for name in group[1:]:
-            leader[find(name)] = find(group[0])
-    return {name: find(name) for name in graph.order}
 
 
 def deviations(case: Case, optimizer: str | None, batch: int | None) -> dict[str, float] | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import operator
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -179,25 +179,3 @@ def fresh_name(base: str, taken: set[str]) -> str:
 def is_getitem(node: fx.Node) -> bool:
     """Whether `node` takes something out of a structure or tensor."""
     return node.op == "call_function" and node.target is operator.getitem
-
-
-def state_devices(
-    state: Iterable[str], nodes: Mapping[str, NodeInfo], device_of: Callable[[str], str]
-) -> dict[str, str]:
-    """Where each used parameter, buffer or constant lives: with the nodes that own it.
-
-    Raises:
-        PlanError: two nodes on different devices own one tensor.
-    """
-    homes: dict[str, str] = {}
-    owners: dict[str, str] = {}
-    for node, info in nodes.items():
-        for name in info.state:
-            device = device_of(node)
-            if homes.setdefault(name, device) != device:
-                raise PlanError(
-                    f"'{name}' is needed in place by '{owners[name]}' on '{homes[name]}' and by "
-                    f"'{node}' on '{device}'; give both nodes one device"
-                )
-            owners.setdefault(name, node)
-    return {name: homes[name] for name in state if name in homes}

@@ -20,9 +20,10 @@ from torch import Tensor, fx, nn
 from partitioner.capture.captured import Captured
 from partitioner.capture.clone import clone
 from partitioner.emit.forward import Forward, constant_name, original_class, write_forward
-from partitioner.emit.graphs import check_placement, state_devices
+from partitioner.emit.graphs import check_placement
 from partitioner.emit.modes import both_modes, placement_of_state
 from partitioner.errors import PlanError
+from partitioner.placement import owned_state
 
 _numbers = itertools.count()
 
@@ -117,9 +118,7 @@ def place(
     placed = clone(model, moved)
     vars(placed).pop("forward", None)
     for training, recording in recordings.items():
-        where = state_devices(
-            recording.constants, recording.nodes, placements[training].__getitem__
-        )
+        where = owned_state(recording, placements[training])
         for name, tensor in recording.constants.items():
             vars(placed)[constant_name(name, recording)] = _copied(tensor, name, where[name])
     placed.__class__ = _placed_class(original_class(model), Placing(forward, plan))

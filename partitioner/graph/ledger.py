@@ -24,16 +24,9 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from cost_models.signatures import tensors_in
-
-GRANULARITY_NBYTES = 512
-"""CUDA's caching allocator rounds every block up to a multiple of this."""
+from partitioner.virtual import rounded
 
 _LABEL = "_partitioner_life"
-
-
-def rounded(nbytes: int) -> int:
-    """`nbytes` as the allocator counts them."""
-    return -(-nbytes // GRANULARITY_NBYTES) * GRANULARITY_NBYTES
 
 
 @dataclass(slots=True, eq=False)

@@ -26,9 +26,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from partitioner.graph.cost_graph import Holding
-from partitioner.graph.ledger import Life, rounded
+from partitioner.graph.ledger import Life
 from partitioner.graph.optimizer_state import OptimizerMemory
 from partitioner.graph.trace import GradientFlow, Rehearsal
+from partitioner.virtual import rounded
 
 
 class _Piece(NamedTuple):

@@ -15,8 +15,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from cost_models.signatures import tensors_in
 from partitioner.capture import TensorSpec
 from partitioner.errors import SpecError
-from partitioner.graph.ledger import StorageLedger, rounded
+from partitioner.graph.ledger import StorageLedger
 from partitioner.spec.names import check_name
+from partitioner.virtual import rounded
 
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 

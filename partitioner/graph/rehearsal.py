@@ -15,15 +15,12 @@ was given. Operators, births and deaths of storages are written down by node and
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import suppress
 
-import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from partitioner.capture import Captured, fake_clone
+from partitioner.capture import Captured, fake_clone, quiet
 from partitioner.graph.run import Run
 from partitioner.graph.trace import Rehearsal
 from partitioner.graph.whole_calls import WholeCalls
@@ -44,7 +41,7 @@ def rehearse(
         CostModelError: a node does not run; the message names it.
     """
     mode = FakeTensorMode(allow_non_fake_inputs=True)
-    with _quiet():
+    with quiet():
         run = Run(_clone(captured, model, mode), captured, mode)
         with mode:
             rehearsal = run.step(training)
@@ -62,18 +59,3 @@ def _clone(captured: Captured, model: nn.Module, mode: FakeTensorMode) -> nn.Mod
     if clone.training != captured.training:
         clone.train(captured.training)
     return clone
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Leave what the caller has switched on outside, and the caller's random numbers alone."""
-    with ExitStack() as stack:
-        stack.enter_context(torch.inference_mode(False))
-        stack.enter_context(torch.enable_grad())
-        stack.enter_context(torch.random.fork_rng(devices=[]))
-        for kind in ("cpu", "cuda"):
-            if torch.is_autocast_enabled(kind):
-                stack.enter_context(torch.autocast(kind, enabled=False))
-        stack.enter_context(warnings.catch_warnings())
-        warnings.simplefilter("ignore")
-        yield

@@ -10,27 +10,19 @@ from typing import Any
 
 import torch
 from torch import fx, nn
-from torch._subclasses import fake_tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd.graph import saved_tensors_hooks
-from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 from torch.utils import _pytree as pytree
 from torch.utils.checkpoint import checkpoint
 
 from cost_models import CostModelError, OperatorCall, OperatorRecorder
 from cost_models.signatures import tensors_in
-from partitioner.capture import Captured, GraphRun
+from partitioner.capture import DATA_DEPENDENT, Captured, GraphRun
 from partitioner.capture.clone import NamedTensor, fake_like, named_tensors
 from partitioner.graph.ledger import Life, StorageLedger
 from partitioner.graph.loss import trainable_outputs, training_loss
 from partitioner.graph.trace import GradientFlow, NodeTrace, Rehearsal
 from partitioner.graph.unknown import Unknown, fake_value
-
-_DATA_DEPENDENT = (
-    GuardOnDataDependentSymNode,
-    fake_tensor.DataDependentOutputException,
-    fake_tensor.DynamicOutputShapeException,
-)
 
 
 class Run(GraphRun):
@@ -205,7 +197,7 @@ class Run(GraphRun):
         self.enter_region(info.grad_enabled, info.autocast)
         try:
             value = fx.Interpreter.run_node(self, n)
-        except _DATA_DEPENDENT:
+        except DATA_DEPENDENT:
             value = self._unknown(n)
         except Exception as error:
             raise CostModelError(

@@ -24,7 +24,7 @@ from partitioner.placement.parts import (
     Transfer,
 )
 from partitioner.placement.restore import cost_graph_of
-from partitioner.placement.state import alternate_placement, state_placement
+from partitioner.placement.state import alternate_placement, owned_state, state_placement
 from partitioner.placement.timeline import (
     Span,
     Timeline,
@@ -62,6 +62,7 @@ __all__ = [
     "memory_use",
     "next_fit",
     "objective_value",
+    "owned_state",
     "peak_nbytes",
     "state_placement",
     "step_seconds",

@@ -20,10 +20,10 @@ def state_placement(captured: Captured, placement: Mapping[str, str]) -> dict[st
     Raises:
         PlanError: nodes on different devices own one tensor.
     """
-    homes = _owned(captured, placement)
+    homes = owned_state(captured, placement)
     if captured.alternate is not None:
         other = captured.alternate
-        homes = {**_owned(other, alternate_placement(captured, placement)), **homes}
+        homes = {**owned_state(other, alternate_placement(captured, placement)), **homes}
     first = next(iter(placement.values()), "cpu")
     return {
         name: homes.get(canonical, first)
@@ -42,7 +42,7 @@ def alternate_placement(captured: Captured, placement: Mapping[str, str]) -> dic
     other = captured.alternate
     if other is None:
         return dict(placement)
-    homes = _owned(captured, placement)
+    homes = owned_state(captured, placement)
     first = next(iter(placement.values()), "cpu")
     found: dict[str, str] = {}
     for node in other.graph.nodes:
@@ -76,8 +76,12 @@ def merged(groups: Iterable[tuple[str, ...]]) -> list[tuple[str, ...]]:
     ]
 
 
-def _owned(captured: Captured, placement: Mapping[str, str]) -> dict[str, str]:
-    """The device of each parameter, buffer and constant that a node owns, by canonical name."""
+def owned_state(captured: Captured, placement: Mapping[str, str]) -> dict[str, str]:
+    """The device of each parameter, buffer and constant that a node owns, by canonical name.
+
+    Raises:
+        PlanError: nodes on different devices own one tensor.
+    """
     homes: dict[str, str] = {}
     owners: dict[str, str] = {}
     for node, info in captured.nodes.items():

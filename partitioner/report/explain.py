@@ -83,7 +83,7 @@ def _cut(document: PlanDocument, graph: PartitionGraph) -> Iterator[str]:
     largest = sorted(graph.crossings, key=lambda crossing: -crossing.nbytes)[:SHOWN]
     examples = []
     for crossing in largest:
-        targets = listed(readers.get((crossing.tensor, crossing.destination), ["others"])[:SHOWN])
+        targets = listed(readers[crossing.tensor, crossing.destination][:SHOWN])
         sizes = format_nbytes(crossing.nbytes)
         if crossing.gradient_nbytes:
             sizes += f", gradient back {format_nbytes(crossing.gradient_nbytes)}"

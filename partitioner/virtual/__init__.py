@@ -16,6 +16,6 @@ device it would be. ::
 """
 
 from partitioner.virtual.context import VirtualGpus, suspended, virtual_gpus
-from partitioner.virtual.ledger import VirtualGpu
+from partitioner.virtual.ledger import VirtualGpu, rounded
 
-__all__ = ["VirtualGpu", "VirtualGpus", "suspended", "virtual_gpus"]
+__all__ = ["VirtualGpu", "VirtualGpus", "rounded", "suspended", "virtual_gpus"]

@@ -15,6 +15,7 @@ from partitioner.capture import capture
 from partitioner.dry_run import dry_run
 from partitioner.graph import CostGraph, annotate, optimizer_factory
 from partitioner.spec import Cluster
+from tests.placements import leaders
 from tests.zoo import ZOO
 
 GRANULE = 512
@@ -46,19 +47,9 @@ def peaks(graph: CostGraph, placement: Mapping[str, str]) -> dict[str, int]:
 
 
 def at_random(graph: CostGraph, seed: int) -> dict[str, str]:
-    leader = {name: name for name in graph.order}
-
-    def find(name: str) -> str:
-        while leader[name] != name:
-            name = leader[name]
-        return name
-
-    for group in graph.colocated:
-        for name in group[1:]:
-            leader[find(name)] = find(group[0])
     draws = random.Random(seed)
     drawn = {name: f"cuda:{draws.randrange(2)}" for name in graph.order}
-    return {name: drawn[find(name)] for name in graph.order}
+    return {name: drawn[leader] for name, leader in leaders(graph).items()}
 
 
 def predicted_and_measured(
