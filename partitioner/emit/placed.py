@@ -113,20 +113,20 @@ def place(
     first = next(iter(homes.values()), next(iter(placement.values()), "cpu"))
 
     def moved(tensor: Tensor, name: str) -> Tensor:
-        return _copied(tensor, name, homes.get(name, first))
+        return copied(tensor, name, homes.get(name, first))
 
     placed = clone(model, moved)
     vars(placed).pop("forward", None)
     for training, recording in recordings.items():
         where = owned_state(recording, placements[training])
         for name, tensor in recording.constants.items():
-            vars(placed)[constant_name(name, recording)] = _copied(tensor, name, where[name])
+            vars(placed)[constant_name(name, recording)] = copied(tensor, name, where[name])
     placed.__class__ = _placed_class(original_class(model), Placing(forward, plan))
     assert isinstance(placed, PlacedModule)
     return placed
 
 
-def _copied(tensor: Tensor, name: str, device: str) -> Tensor:
+def copied(tensor: Tensor, name: str, device: str) -> Tensor:
     """A copy of a parameter, buffer or constant, straight on its device."""
     if tensor.is_meta and torch.device(device).type != "meta":
         raise PlanError(
