@@ -33,6 +33,7 @@ from partitioner.errors import (
     TimeLimitError,
 )
 from partitioner.loading import Call, load_inputs, load_model, parse_inputs, with_values
+from partitioner.options import Options, mode_of
 from partitioner.plan import Plan
 from partitioner.report import (
     check_suffix,
@@ -409,11 +410,13 @@ def compare(
     args, kwargs = _call(input_texts, inputs) or (None, None)
     if first is not None and args is None:
         args, kwargs = example_of(first.inputs)
-    mode = mode or (first.mode if first else "train" if original.training else "inference")
-    objective = objective or (first.objective if first else "latency")
-    call_args, call_kwargs = example_call(original, args, kwargs)
     with _progress() as progress:
-        progress("comparing")
+        options = Options(
+            mode=mode_of(original, mode or (first.mode if first else None)),
+            objective=objective or (first.objective if first else "latency"),
+            optimizer=optimizer or (first.optimizer if first else None),
+            progress=progress,
+        )
         rows = compare_placements(
             original,
             {
@@ -422,14 +425,11 @@ def compare(
                 else state_devices(partial(load_model, name), cluster)
                 for name in candidates
             },
-            call_args,
-            call_kwargs,
+            example_call(original, args, kwargs),
             cluster,
-            objective=objective,
-            training=mode == "train",
-            optimizer=optimizer or (first.optimizer if first else None),
+            options,
         )
-    return comparison_renderable(rows, objective)
+    return comparison_renderable(rows, options.objective)
 
 
 def _is_reference(text: str) -> bool:

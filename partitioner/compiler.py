@@ -12,7 +12,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -20,21 +20,20 @@ import torch
 from torch import nn
 
 from cost_models import CostModel, RooflineCostModel
-from partitioner.capture import Captured, capture, example_call
-from partitioner.dry_run import MeasuredMemory, dry_run
+from partitioner.capture import Captured, example_call
+from partitioner.dry_run import MeasuredMemory
 from partitioner.emit import PlacedModule, place
-from partitioner.errors import InfeasibleError, SpecError
-from partitioner.graph import CostGraph, annotate, optimizer_factory
+from partitioner.errors import InfeasibleError
+from partitioner.options import Optimizer, Options, Progress, mode_of
 from partitioner.placement import build_plan
 from partitioner.plan import Plan
-from partitioner.solve import Problem, Solution, Status, evaluate, formulate, solve
-from partitioner.spec import MODES, OBJECTIVES, Cluster, Constraint, Device, check_name
+from partitioner.priced import Priced, priced
+from partitioner.solve import Problem, Solution, Status, evaluate, solve
+from partitioner.spec import Cluster, Constraint, Device
 from partitioner.virtual import suspended
 
 Devices = str | os.PathLike[str] | torch.device | Device | Cluster | Sequence[Any]
 Memory = int | str | Mapping[str, int | str] | None
-Optimizer = str | type[torch.optim.Optimizer] | Callable[..., torch.optim.Optimizer] | None
-Progress = Callable[[str], None]
 
 DRY_RUNS = 8
 """How often a placement that the dry run finds too large is planned anew with tighter limits."""
@@ -87,17 +86,19 @@ def plan(
         model,
         devices,
         example_inputs,
-        example_kwargs=example_kwargs,
-        mode=mode,
-        optimizer=optimizer,
-        objective=objective,
-        constraints=constraints,
-        cost_model=cost_model,
-        memory=memory,
-        micro_batches=micro_batches,
-        time_limit=time_limit,
-        seed=seed,
-        progress=progress,
+        example_kwargs,
+        memory,
+        Options(
+            mode=mode_of(model, mode),
+            objective=objective,
+            optimizer=optimizer,
+            constraints=tuple(constraints),
+            cost_model=cost_model or RooflineCostModel(),
+            micro_batches=micro_batches,
+            time_limit=time_limit,
+            seed=seed,
+            progress=progress,
+        ),
     )[0]
 
 
@@ -127,17 +128,19 @@ def partition(
         model,
         devices,
         example_inputs,
-        example_kwargs=example_kwargs,
-        mode=mode,
-        optimizer=optimizer,
-        objective=objective,
-        constraints=constraints,
-        cost_model=cost_model,
-        memory=memory,
-        micro_batches=micro_batches,
-        time_limit=time_limit,
-        seed=seed,
-        progress=progress,
+        example_kwargs,
+        memory,
+        Options(
+            mode=mode_of(model, mode),
+            objective=objective,
+            optimizer=optimizer,
+            constraints=tuple(constraints),
+            cost_model=cost_model or RooflineCostModel(),
+            micro_batches=micro_batches,
+            time_limit=time_limit,
+            seed=seed,
+            progress=progress,
+        ),
     )
     return place(model, captured, the_plan.placement, plan=the_plan)
 
@@ -146,74 +149,32 @@ def _compile(
     model: nn.Module,
     devices: Devices,
     example_inputs: Any,
-    *,
     example_kwargs: Mapping[str, Any] | None,
-    mode: str | None,
-    optimizer: Optimizer,
-    objective: str,
-    constraints: Sequence[Constraint],
-    cost_model: CostModel | None,
     memory: Memory,
-    micro_batches: int,
-    time_limit: float | None,
-    seed: int,
-    progress: Progress | None,
+    options: Options,
 ) -> tuple[Plan, Captured]:
-    if not isinstance(model, nn.Module):
-        raise SpecError(f"the model must be an nn.Module, not {type(model).__name__}")
-    check_name("objective", objective, OBJECTIVES)
-    mode = mode if mode is not None else ("train" if model.training else "inference")
-    check_name("mode", mode, MODES)
-    if micro_batches != 1:
-        raise SpecError(f"micro_batches={micro_batches}: only 1 can be planned so far")
-    training = mode == "train"
-    make_optimizer = optimizer_factory(optimizer) if training else None
     cluster = Cluster.of(devices, memory)
-    say = progress or (lambda line: None)
     with suspended():
-        say("recording the model")
-        args, kwargs = example_call(model, example_inputs, example_kwargs)
-        captured = capture(model, args, kwargs, training=training)
-        say(f"pricing {len(captured.nodes)} nodes on {len(cluster.devices)} devices")
-        graph = annotate(
-            captured,
-            model,
-            cluster,
-            cost_model or RooflineCostModel(),
-            training=training,
-            optimizer=make_optimizer,
-        )
-        problem = formulate(graph, cluster, objective, constraints)
-        solution, measured = _solve_and_rehearse(
-            model, captured, graph, cluster, problem, make_optimizer, time_limit, seed, say
-        )
-    return (
-        build_plan(
-            captured,
-            graph,
-            cluster,
-            solution,
-            objective=objective,
-            mode=mode,
-            optimizer=_optimizer_name(optimizer) if training else None,
-            constraints=constraints,
-            measured=measured,
-            document_type=Plan,
-        ),
-        captured,
+        call = example_call(model, example_inputs, example_kwargs)
+        subject = priced(model, cluster, call, options)
+        solution, measured = _solve_and_rehearse(subject)
+    the_plan = build_plan(
+        subject.captured,
+        subject.graph,
+        cluster,
+        solution,
+        objective=options.objective,
+        mode=options.mode,
+        optimizer=options.optimizer_name,
+        constraints=options.constraints,
+        measured=measured,
+        document_type=Plan,
     )
+    return the_plan, subject.captured
 
 
 def _solve_and_rehearse(
-    model: nn.Module,
-    captured: Captured,
-    graph: CostGraph,
-    cluster: Cluster,
-    problem: Problem,
-    make_optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer] | None,
-    time_limit: float | None,
-    seed: int,
-    say: Progress,
+    subject: Priced,
 ) -> tuple[Solution, dict[str, MeasuredMemory] | None]:
     """Solve under linear memory rows, then let the dry run judge; tighten and repeat.
 
@@ -221,16 +182,18 @@ def _solve_and_rehearse(
     limit, that device's limit shrinks by the excess. The bound of the first solve, under the true
     limits, stays the bound of the plan. Where there can be no dry run, the prediction stands.
     """
-    limits = {device.name: device.memory for device in cluster.devices}
-    original, bound = problem, None
+    options = subject.options
+    limits = {device.name: device.memory for device in subject.cluster.devices}
+    problem = original = subject.problem()
+    bound = None
     for _ in range(DRY_RUNS):
-        say("solving")
-        solution = solve(problem, time_limit=time_limit, seed=seed, progress=say)
-        bound = solution.bound if bound is None else bound
-        say("rehearsing on fake tensors")
-        measured = dry_run(
-            model, captured, solution.assignment, cluster, make_optimizer=make_optimizer
+        options.say("solving")
+        solution = solve(
+            problem, time_limit=options.time_limit, seed=options.seed, progress=options.say
         )
+        bound = solution.bound if bound is None else bound
+        options.say("rehearsing on fake tensors")
+        measured = subject.rehearsed(solution.assignment)
         if measured is None:
             return solution, None
         excess = {
@@ -262,9 +225,3 @@ def _judged(solution: Solution, problem: Problem, bound: float) -> Solution:
     objective = evaluate(problem, solution.assignment).objective
     status = solution.status if bound >= solution.bound else Status.FEASIBLE
     return replace(solution, objective=objective, bound=min(bound, objective), status=status)
-
-
-def _optimizer_name(optimizer: Optimizer) -> str | None:
-    if optimizer is None or isinstance(optimizer, str):
-        return optimizer
-    return getattr(optimizer, "__qualname__", type(optimizer).__qualname__)
