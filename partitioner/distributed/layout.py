@@ -12,9 +12,8 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from partitioner.capture import Captured
-from partitioner.emit import StagePart, split_stages, tied_parameters
-from partitioner.emit.graphs import nodes_in
 from partitioner.errors import PlanError, SpecError
+from partitioner.graph import StagePart, split_stages, tied_parameters
 from partitioner.schedule import Orders, check_schedule, orders
 
 
@@ -34,7 +33,9 @@ def first_micro_batch(
     tensors = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
     sized = [tensor for tensor in tensors if tensor.dim() > 0]
     if not sized:
-        raise SpecError(f"micro_batches={micro_batches}: the model's inputs have no batch to divide")
+        raise SpecError(
+            f"micro_batches={micro_batches}: the model's inputs have no batch to divide"
+        )
     batch = sized[0].shape[0]
     if batch % micro_batches:
         raise SpecError(
@@ -166,12 +167,6 @@ class PipelineLayout:
             return by_name[node.name]
 
         return self.captured.output_spec.rebuild(_filled(output.args[0], value))
-
-    @property
-    def returns(self) -> tuple[str, ...]:
-        """Nodes whose values the model returns."""
-        output = next(iter(reversed(self.captured.graph.nodes)))
-        return tuple(dict.fromkeys(node.name for node in nodes_in(output.args)))
 
 
 def _filled(value: Any, value_of: Any) -> Any:

@@ -20,9 +20,11 @@ from torch.distributed.pipelining.microbatch import TensorChunkSpec, _Replicate
 from partitioner.capture import TensorSpec
 from partitioner.distributed.layout import PipelineLayout
 from partitioner.distributed.share import Share, merged, model_loss
-from partitioner.emit import make_stage, wire_specs
+from partitioner.emit import make_stage
 from partitioner.errors import PlanError
+from partitioner.graph import wire_specs
 
+_CUT = TensorChunkSpec(0)  # type: ignore[no-untyped-call]
 SCHEDULE_CLASSES: dict[str, Any] = {
     "gpipe": ScheduleGPipe,
     "1f1b": Schedule1F1B,
@@ -83,9 +85,7 @@ class RankPipeline(Share):
                 stage.part.index,
                 count,
                 torch.device(device),
-                *(
-                    tuple(map(_example, specs)) for specs in wire_specs(layout.captured, stage.part)
-                ),
+                *(tuple(map(_example, specs)) for specs in wire_specs(layout.captured, stage.part)),
                 group=group,
             )
             for stage in stages
@@ -102,8 +102,7 @@ class RankPipeline(Share):
             layout.micro_batches,
             loss_fn=loss_of if layout.captured.training else None,
             kwargs_chunk_spec={
-                name: TensorChunkSpec(0) if layout.divided[name] else _Replicate
-                for name in self._inputs()
+                name: _CUT if layout.divided[name] else _Replicate for name in self._inputs()
             },
         )
         self._tied_groups = self._make_tied_groups(rank)
@@ -156,7 +155,7 @@ class RankPipeline(Share):
             ranks = sorted({stage % self.layout.ranks for stage in stages})
             group = None
             if len(ranks) > 1:
-                every = self.group or dist.group.WORLD
+                every = self.group or dist.distributed_c10d._get_default_group()
                 group = dist.new_group(
                     [dist.get_global_rank(every, r) for r in ranks],
                     use_local_synchronization=self.group is not None,

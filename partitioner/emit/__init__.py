@@ -20,34 +20,21 @@ from partitioner.emit.modes import placement_of_state
 from partitioner.emit.moves import insert_moves
 from partitioner.emit.placed import PlacedModule, place
 from partitioner.emit.source import source, source_of
-from partitioner.emit.stages import (
-    StageModule,
-    StagePart,
-    make_stage,
-    movable,
-    split_stages,
-    tied_parameters,
-    wire_specs,
-)
+from partitioner.emit.stages import StageModule, make_stage
 
 __all__ = [
     "PlacedGraph",
     "PlacedModule",
     "StageModule",
-    "StagePart",
     "check_placement",
     "device_map",
     "fold",
     "insert_moves",
     "make_stage",
     "map_of",
-    "movable",
     "place",
     "placed_graph",
     "placement_of_state",
     "source",
     "source_of",
-    "split_stages",
-    "tied_parameters",
-    "wire_specs",
 ]

@@ -165,7 +165,7 @@ def _interleaved(
 
 
 def in_flight(order: Sequence[Action]) -> dict[int, int]:
-    """By stage of one rank, how many micro-batches it keeps at most between forward and backward."""
+    """By stage of one rank, the most micro-batches that are between forward and backward."""
     stages = sorted({action.stage for action in order})
     return {stage: int(peak_in_flight(order, {stage: 1})) for stage in stages}
 
