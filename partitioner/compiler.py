@@ -21,10 +21,12 @@ from torch import nn
 
 from cost_models import CostModel, RooflineCostModel
 from partitioner.capture import Captured, example_call
+from partitioner.distributed import first_micro_batch
 from partitioner.dry_run import MeasuredMemory
 from partitioner.emit import PlacedModule, place
 from partitioner.errors import InfeasibleError
 from partitioner.options import Optimizer, Options, Progress, mode_of
+from partitioner.pipelined import pipeline_plan
 from partitioner.placement import build_plan
 from partitioner.plan import Plan
 from partitioner.priced import Priced, priced
@@ -52,6 +54,8 @@ def plan(
     cost_model: CostModel | None = None,
     memory: Memory = None,
     micro_batches: int = 1,
+    schedule: str = "1f1b",
+    stages_per_rank: int = 1,
     time_limit: float | None = None,
     seed: int = 0,
     progress: Progress | None = None,
@@ -71,7 +75,10 @@ def plan(
         constraints: `Pin`, `Colocate`, `Separate`, `Contiguous`.
         cost_model: prices operators; `None` is a `RooflineCostModel`.
         memory: limit of every device, or by device name, where the devices do not tell.
-        micro_batches: 1; pipelines of micro-batches are not planned yet.
+        micro_batches: into how many the batch is divided that the example inputs are; more than 1
+            plans a pipeline, with objective `"throughput"`.
+        schedule: of the pipeline: `"1f1b"`, `"gpipe"`, `"interleaved"` or `"zero-bubble"`.
+        stages_per_rank: of the pipeline; more than 1 for `"interleaved"` and `"zero-bubble"`.
         time_limit: seconds for the solver; `None` lets it work until a fixed amount of effort.
         seed: of the solver's randomised parts.
         progress: called with a line of text at each step.
@@ -95,6 +102,8 @@ def plan(
             constraints=tuple(constraints),
             cost_model=cost_model or RooflineCostModel(),
             micro_batches=micro_batches,
+            schedule=schedule,
+            stages_per_rank=stages_per_rank,
             time_limit=time_limit,
             seed=seed,
             progress=progress,
@@ -115,6 +124,8 @@ def partition(
     cost_model: CostModel | None = None,
     memory: Memory = None,
     micro_batches: int = 1,
+    schedule: str = "1f1b",
+    stages_per_rank: int = 1,
     time_limit: float | None = None,
     seed: int = 0,
     progress: Progress | None = None,
@@ -137,6 +148,8 @@ def partition(
             constraints=tuple(constraints),
             cost_model=cost_model or RooflineCostModel(),
             micro_batches=micro_batches,
+            schedule=schedule,
+            stages_per_rank=stages_per_rank,
             time_limit=time_limit,
             seed=seed,
             progress=progress,
@@ -156,6 +169,10 @@ def _compile(
     cluster = Cluster.of(devices, memory)
     with suspended():
         call = example_call(model, example_inputs, example_kwargs)
+        if options.is_pipeline:
+            call = first_micro_batch(*call, options.micro_batches)
+            subject = priced(model, cluster, call, options)
+            return pipeline_plan(subject), subject.captured
         subject = priced(model, cluster, call, options)
         solution, measured = _solve_and_rehearse(subject)
     the_plan = build_plan(

@@ -11,6 +11,7 @@ from torch import nn
 from cost_models import CostModel, RooflineCostModel
 from partitioner.errors import SpecError
 from partitioner.graph import optimizer_factory
+from partitioner.schedule import check_schedule
 from partitioner.spec import MODES, OBJECTIVES, Constraint, check_name
 
 Optimizer = str | type[torch.optim.Optimizer] | Callable[..., torch.optim.Optimizer] | None
@@ -27,7 +28,9 @@ class Options:
         optimizer: a name, a class or a callable `params -> optimizer`; counts in training.
         constraints: of the user.
         cost_model: prices operators.
-        micro_batches: 1.
+        micro_batches: into which a batch is divided; more than 1 asks for a pipeline.
+        schedule: of the pipeline, one of `partitioner.schedule.SCHEDULES`.
+        stages_per_rank: of the pipeline.
         time_limit: seconds for the solver, or `None`.
         seed: of the solver's randomised parts.
         progress: called with a line of text at each step.
@@ -42,6 +45,8 @@ class Options:
     constraints: tuple[Constraint, ...] = ()
     cost_model: CostModel = field(default_factory=RooflineCostModel)
     micro_batches: int = 1
+    schedule: str = "1f1b"
+    stages_per_rank: int = 1
     time_limit: float | None = None
     seed: int = 0
     progress: Progress | None = None
@@ -49,10 +54,19 @@ class Options:
     def __post_init__(self) -> None:
         check_name("objective", self.objective, OBJECTIVES)
         check_name("mode", self.mode, MODES)
-        if self.micro_batches != 1:
-            raise SpecError(f"micro_batches={self.micro_batches}: only 1 can be planned so far")
+        check_schedule(self.schedule, 1, self.micro_batches, self.stages_per_rank)
+        if self.is_pipeline and self.objective != "throughput":
+            raise SpecError(
+                f"micro_batches={self.micro_batches} make a pipeline, which is planned for "
+                f"throughput; take objective='throughput' in place of {self.objective!r}"
+            )
         if self.training:
             optimizer_factory(self.optimizer)
+
+    @property
+    def is_pipeline(self) -> bool:
+        """Whether micro-batches flow through stages."""
+        return self.micro_batches > 1
 
     @property
     def training(self) -> bool:

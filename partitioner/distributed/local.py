@@ -6,7 +6,7 @@ computes, the next one already has the micro-batch before.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -77,7 +77,16 @@ class LocalPipeline(Share):
         Returns:
             What the model returns, for the whole batch and without gradients.
         """
-        micro = self.layout.micro(self.layout.batch(args, kwargs))
+        return self.step_on(self.layout.batch(args, kwargs), target, losses)
+
+    def step_on(
+        self,
+        batch: Mapping[str, Tensor],
+        target: Any = None,
+        losses: list[Tensor] | None = None,
+    ) -> Any:
+        """`step`, with the tensors of the call by the name of the input."""
+        micro = self.layout.micro(batch)
         count = self.layout.micro_batches
         targets = [None] * count if target is None else target.tensor_split(count)
         run = _Run(self, micro, targets)

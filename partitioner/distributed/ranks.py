@@ -85,10 +85,12 @@ class RankPipeline(Share):
                 stage.part.index,
                 count,
                 torch.device(device),
-                *(tuple(map(_example, specs)) for specs in wire_specs(layout.captured, stage.part)),
+                input_args=tuple(map(_example, taken)),
+                output_args=tuple(map(_example, given)),
                 group=group,
             )
             for stage in stages
+            for taken, given in [wire_specs(layout.captured, stage.part)]
         ]
         loss = loss_fn or model_loss
 

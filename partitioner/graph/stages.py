@@ -57,8 +57,15 @@ def movable(captured: Captured) -> tuple[str, ...]:
     )
 
 
-def stage_units(captured: Captured) -> tuple[tuple[str, ...], ...]:
-    """The `movable` nodes in groups that one stage must hold, each after those that it reads."""
+def stage_units(
+    captured: Captured, together: Sequence[tuple[str, ...]] = ()
+) -> tuple[tuple[str, ...], ...]:
+    """The `movable` nodes in groups that one stage must hold, each after those that it reads.
+
+    Args:
+        captured: the recording.
+        together: further groups that one stage must hold.
+    """
     names = movable(captured)
     place = {name: i for i, name in enumerate(names)}
     graph: nx.DiGraph[str] = nx.DiGraph()
@@ -70,7 +77,7 @@ def stage_units(captured: Captured) -> tuple[tuple[str, ...], ...]:
                 for operand in node.all_input_nodes
                 if operand.name in place
             )
-    for group in captured.colocated:
+    for group in (*captured.colocated, *together):
         nx.add_cycle(graph, [name for name in group if name in place])
     return units_of(graph, place)
 

@@ -2,8 +2,16 @@
 
 from partitioner.solve.evaluate import Evaluation, evaluate
 from partitioner.solve.formulate import formulate
+from partitioner.solve.formulate_stages import formulate_stages
 from partitioner.solve.problem import Demand, Flow, Hold, Problem, Solution, Status
 from partitioner.solve.search import solve
+from partitioner.solve.stages import (
+    Shortfall,
+    StageHold,
+    StageProblem,
+    StageSolution,
+    solve_stages,
+)
 
 __all__ = [
     "Demand",
@@ -11,9 +19,15 @@ __all__ = [
     "Flow",
     "Hold",
     "Problem",
+    "Shortfall",
     "Solution",
+    "StageHold",
+    "StageProblem",
+    "StageSolution",
     "Status",
     "evaluate",
     "formulate",
+    "formulate_stages",
     "solve",
+    "solve_stages",
 ]
