@@ -41,6 +41,7 @@ from partitioner.report import (
     plan_renderable,
     write_whole,
 )
+from partitioner.schedule import SCHEDULES
 from partitioner.spec import MODES, OBJECTIVES, Cluster, format_nbytes, nearest, parse_constraint
 from partitioner.verify import VerifyReport
 from partitioner.verify import verify as verify_plan
@@ -251,6 +252,27 @@ def cli(debug: bool) -> None:
     metavar="TEXT",
     help="'pin lm_head=cuda:1', 'colocate a,b', 'separate a,b' or 'contiguous'; repeatable.",
 )
+@click.option(
+    "--micro-batches",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Divide the batch and plan a pipeline, for --objective throughput.",
+)
+@click.option(
+    "--schedule",
+    type=click.Choice(SCHEDULES),
+    default=SCHEDULES[0],
+    show_default=True,
+    help="Of the pipeline.",
+)
+@click.option(
+    "--stages-per-rank",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Of the pipeline.",
+)
 @click.option("--time-limit", type=float, callback=_positive, metavar="SECONDS")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the solver.")
 @_output()
@@ -265,6 +287,9 @@ def plan(
     objective: str,
     memory: str | None,
     constraints: tuple[str, ...],
+    micro_batches: int,
+    schedule: str,
+    stages_per_rank: int,
     time_limit: float | None,
     seed: int,
     output: str | None,
@@ -288,6 +313,9 @@ def plan(
             optimizer=optimizer,
             objective=objective,
             constraints=demands,
+            micro_batches=micro_batches,
+            schedule=schedule,
+            stages_per_rank=stages_per_rank,
             time_limit=time_limit,
             seed=seed,
             progress=progress,

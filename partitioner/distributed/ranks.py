@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -49,6 +49,7 @@ class RankPipeline(Share):
         device: str | torch.device,
         loss_fn: Callable[[Any, Any], Tensor] | None = None,
         group: dist.ProcessGroup | None = None,
+        identity: Mapping[str, str] | None = None,
     ) -> None:
         """Copy this rank's part of `model` to `device`.
 
@@ -61,9 +62,11 @@ class RankPipeline(Share):
             loss_fn: of what the model returns for a micro-batch and its target, a mean over the
                 micro-batch; without one, the scalar that the model itself returns.
             group: whose ranks are those of the layout; `None` is the default group.
+            identity: what must be equal in all processes, by what it is.
 
         Raises:
-            PlanError: the group has another size than the plan.
+            PlanError: the group has another size than the plan, or the processes differ in
+                `identity`.
         """
         size, rank = dist.get_world_size(group), dist.get_rank(group)
         if size != layout.ranks:
@@ -71,6 +74,7 @@ class RankPipeline(Share):
                 f"the plan is for {layout.ranks} processes, and {size} were started; run it with "
                 f"`torchrun --nproc-per-node {layout.ranks}`, or plan for {size} devices"
             )
+        _check_identity(dict(identity or {}), group)
         count = len(layout.parts)
         mine = [part for part in layout.parts if part.index % size == rank]
         stages = [
@@ -179,6 +183,19 @@ class RankPipeline(Share):
             dist.all_reduce(total, group=group)
             for copy in copies:
                 copy.grad = total if copy is copies[0] else total.clone()
+
+
+def _check_identity(identity: dict[str, str], group: dist.ProcessGroup | None) -> None:
+    """Refuse to start where processes differ; all of them do."""
+    found: list[dict[str, str]] = [{} for _ in range(dist.get_world_size(group))]
+    dist.all_gather_object(found, identity, group)
+    for what in identity:
+        values = [each.get(what, "nothing") for each in found]
+        if len(set(values)) > 1:
+            told = ", ".join(f"rank {rank} has {value}" for rank, value in enumerate(values))
+            raise PlanError(
+                f"the processes differ in their {what}: {told}; start all with the same"
+            )
 
 
 def _example(spec: TensorSpec) -> Tensor:
