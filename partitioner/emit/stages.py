@@ -62,17 +62,21 @@ class _HandedOn(torch.autograd.Function):
     """A wire as it goes out: contiguous, and no view, since schedules detach it in place."""
 
     @staticmethod
-    def forward(ctx: Any, value: Tensor) -> Tensor:
-        return value.detach().contiguous()
+    def forward(ctx: Any, value: Tensor, changes: bool) -> Tensor:
+        return (
+            value.detach().clone(memory_format=torch.contiguous_format)
+            if changes
+            else value.detach().contiguous()
+        )
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        return gradient
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return gradient, None
 
 
-def hand_on(value: Tensor) -> Tensor:
-    """`value` for the next stage."""
-    handed: Tensor = _HandedOn.apply(value)  # type: ignore[no-untyped-call]
+def hand_on(value: Tensor, changes: bool) -> Tensor:
+    """`value` for the next stage; as a copy where this stage `changes` it in place later."""
+    handed: Tensor = _HandedOn.apply(value, changes)  # type: ignore[no-untyped-call]
     return handed
 
 
@@ -170,7 +174,8 @@ def _graph(
     for name in part.wires_out:
         value = values[name]
         if not last:
-            value = graph.call_function(hand_on, (value,))
+            changes = any(name in group for group in captured.colocated)
+            value = graph.call_function(hand_on, (value, changes))
             nodes[value.name] = NodeInfo("", captured.nodes[name].value)
         out.append(value)
     graph.output(tuple(out))

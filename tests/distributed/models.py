@@ -26,6 +26,8 @@ def model_of(name: str) -> nn.Module:
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
+        if isinstance(getattr(module, "attention_dropout", None), float):
+            module.attention_dropout = 0.0
     return model
 
 
@@ -89,7 +91,8 @@ def micro_calls(
 
 def stepped(name: str, pipeline: Any) -> list[float]:
     """Losses of some steps of a pipeline; empty on ranks that have none."""
-    optimizer = torch.optim.SGD(pipeline.parameters(), lr=1e-2)
+    parameters = [*pipeline.parameters(), nn.Parameter(torch.zeros(()))]  # a rank may have none
+    optimizer = torch.optim.SGD(parameters, lr=1e-2)
     args, kwargs = batch_of(name)
     found = []
     for _ in range(STEPS):
