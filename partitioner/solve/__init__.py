@@ -2,6 +2,7 @@
 
 from partitioner.solve.evaluate import Evaluation, evaluate
 from partitioner.solve.formulate import formulate
+from partitioner.solve.infeasible import Lack, least_lack, never_fits
 from partitioner.solve.problem import Demand, Flow, Hold, Problem, Solution, Status
 from partitioner.solve.search import solve
 
@@ -10,10 +11,13 @@ __all__ = [
     "Evaluation",
     "Flow",
     "Hold",
+    "Lack",
     "Problem",
     "Solution",
     "Status",
     "evaluate",
     "formulate",
+    "least_lack",
+    "never_fits",
     "solve",
 ]
