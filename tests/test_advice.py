@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from partitioner import (
@@ -18,6 +20,7 @@ from partitioner import (
     checkpointed,
     plan,
 )
+from partitioner.advice import rounded_up
 from partitioner.lean import with_batch
 from partitioner.spec import with_twins
 
@@ -116,17 +119,16 @@ STATE = Ask(
     torch.empty(2, 64, device="meta"),
     optimizer="adam",
 )
-KINDS = ("every", "'cuda:0'", "add", "optimizer", "checkpoint", "bfloat16", "batch", "drop")
 
 
 @pytest.mark.parametrize(
     ("ask", "kinds"),
     [
-        (tower("48KiB"), ("every", "'cuda:0'", "add", "checkpoint", "bfloat16", "batch")),
-        (STATE, ("every", "'cuda:0'", "add", "optimizer", "bfloat16")),
+        (tower("160KiB"), ("every", "'cuda:0'", "add", "checkpoint", "bfloat16", "batch")),
+        (STATE, ("every", "'cuda:0'", "optimizer", "bfloat16")),
         (
-            tower("160KiB", constraints=(Colocate("blocks.*", "head"),), mode="inference"),
-            ("every", "drop"),
+            tower("64KiB", constraints=(Colocate("blocks.*", "head"),), mode="inference"),
+            ("every", "drop", "bfloat16", "batch"),
         ),
     ],
     ids=["activations", "state", "clash"],
@@ -139,3 +141,49 @@ def test_each_suggestion_plans_when_it_is_followed(ask: Ask, kinds: tuple[str, .
         assert suggestion in str(error)
         found = ask.following(suggestion).plan()
         assert all(use.limit is None or use.peak <= use.limit for use in found.memory.values())
+
+
+def test_the_sizes_that_are_told_are_the_least_round_ones() -> None:
+    ask = tower("160KiB")
+    for suggestion in ask.refused().suggestions[:2]:
+        found = re.search(r"(\d+)KiB instead", suggestion)
+        assert found is not None
+        names = ask.cluster.names if "every" in suggestion else ["cuda:0"]
+        nbytes = int(found[1]) * 1024
+        smaller = next(n for n in range(nbytes - 1024, 0, -1024) if rounded_up(n) == n)
+        ask.with_memory(nbytes, names).plan()
+        ask.with_memory(smaller, names).refused()
+
+
+def test_the_error_is_the_same_each_time() -> None:
+    assert str(STATE.refused()) == str(STATE.refused())
+
+
+def test_no_more_memory_is_told_than_a_kind_has() -> None:
+    full = replace(STATE, cluster=Cluster.of("1xa100-40gb"))
+    wide = nn.Linear(60_000, 60_000, bias=False, device="meta")
+    error = replace(full, model=wide, inputs=torch.empty(2, 60_000, device="meta")).refused()
+    assert not any("give" in suggestion for suggestion in error.suggestions)
+    assert "use bfloat16: --dtype bf16, or in Python model.to(torch.bfloat16)" in error.suggestions
+
+
+def test_what_was_not_tried_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("partitioner.advice.EFFORT", 12)
+    error = STATE.refused()
+    assert len(error.suggestions) < 3
+    assert "not tried, to save time: more memory on 'cuda:0', more devices, another" in str(error)
+
+
+def test_each_attempt_is_reported() -> None:
+    lines: list[str] = []
+    with pytest.raises(InfeasibleError):
+        plan(STATE.model, STATE.cluster, STATE.inputs, optimizer="adam", progress=lines.append)
+    assert "trying another optimizer" in lines
+
+
+@given(st.integers(1, 2**50))
+def test_round_sizes_are_close_and_few(nbytes: int) -> None:
+    size = rounded_up(nbytes)
+    assert nbytes <= size <= nbytes * 17 / 16
+    assert rounded_up(size) == size
+    assert bin(size).rstrip("0").count("1") <= 6
