@@ -20,25 +20,24 @@ import torch
 from torch import nn
 
 from cost_models import CostModel, RooflineCostModel
+from partitioner.advice import advised
 from partitioner.capture import Captured, example_call
 from partitioner.distributed import first_micro_batch
 from partitioner.dry_run import MeasuredMemory
 from partitioner.emit import PlacedModule, place
 from partitioner.errors import InfeasibleError
+from partitioner.fit import REHEARSALS, any_fit, excess_nbytes, tightened
 from partitioner.options import Optimizer, Options, Progress, mode_of
 from partitioner.pipelined import pipeline_plan
 from partitioner.placement import build_plan
 from partitioner.plan import Plan
 from partitioner.priced import Priced, priced
 from partitioner.solve import Problem, Solution, Status, evaluate, solve
-from partitioner.spec import Cluster, Constraint, Device
+from partitioner.spec import Cluster, Constraint, Device, format_nbytes
 from partitioner.virtual import suspended
 
 Devices = str | os.PathLike[str] | torch.device | Device | Cluster | Sequence[Any]
 Memory = int | str | Mapping[str, int | str] | None
-
-DRY_RUNS = 8
-"""How often a placement that the dry run finds too large is planned anew with tighter limits."""
 
 
 def plan(
@@ -174,7 +173,10 @@ def _compile(
             subject = priced(model, cluster, call, options)
             return pipeline_plan(subject), subject.captured
         subject = priced(model, cluster, call, options)
-        solution, measured = _solve_and_rehearse(subject)
+        try:
+            solution, measured = _solve_and_rehearse(subject)
+        except InfeasibleError as error:
+            raise advised(error, subject) from None
     the_plan = build_plan(
         subject.captured,
         subject.graph,
@@ -190,55 +192,49 @@ def _compile(
     return the_plan, subject.captured
 
 
-def _solve_and_rehearse(
-    subject: Priced,
-) -> tuple[Solution, dict[str, MeasuredMemory] | None]:
+def _solve_and_rehearse(subject: Priced) -> tuple[Solution, dict[str, MeasuredMemory] | None]:
     """Solve under linear memory rows, then let the dry run judge; tighten and repeat.
 
     The rows predict a device's peak within some percent. Where the dry run finds more than the
     limit, that device's limit shrinks by the excess. The bound of the first solve, under the true
     limits, stays the bound of the plan. Where there can be no dry run, the prediction stands.
+    Where no round ends well, any placement will do that fits.
     """
     options = subject.options
-    limits = {device.name: device.memory for device in subject.cluster.devices}
     problem = original = subject.problem()
-    bound = None
-    for _ in range(DRY_RUNS):
+    bound, excess = 0.0, dict[str, int]()
+    for rehearsal in range(REHEARSALS):
         options.say("solving")
-        solution = solve(
-            problem, time_limit=options.time_limit, seed=options.seed, progress=options.say
-        )
-        bound = solution.bound if bound is None else bound
+        try:
+            solution = solve(
+                problem, time_limit=options.time_limit, seed=options.seed, progress=options.say
+            )
+        except InfeasibleError:
+            if not rehearsal:
+                raise
+            break
+        bound = bound if rehearsal else solution.bound
         options.say("rehearsing on fake tensors")
         measured = subject.rehearsed(solution.assignment)
-        if measured is None:
-            return solution, None
-        excess = {
-            name: measured[name].peak - limit
-            for name, limit in limits.items()
-            if isinstance(limit, int) and measured[name].peak > limit
-        }
+        excess = excess_nbytes(subject, measured)
         if not excess:
             return _judged(solution, original, bound), measured
-        problem = _tightened(problem, excess)
+        problem = tightened(problem, excess)
+    options.say("looking for any placement that fits")
+    fit = any_fit(subject)
+    if fit is not None:
+        return _judged(replace(solution, assignment=fit.assignment), original, bound), fit.measured
     raise InfeasibleError(
-        f"no placement was found whose rehearsed peak stays within the limits in {DRY_RUNS} "
-        "rounds; the last one passes them by "
-        + ", ".join(f"{nbytes} bytes on '{name}'" for name, nbytes in excess.items()),
-        shortfall=excess,
+        "no placement was found whose rehearsed peak stays within the limits; the last one passes "
+        "them by "
+        + ", ".join(f"{format_nbytes(nbytes)} on '{name}'" for name, nbytes in excess.items()),
+        shortfall={**excess, "total": sum(excess.values())},
     )
-
-
-def _tightened(problem: Problem, excess: Mapping[str, int]) -> Problem:
-    capacities = tuple(
-        capacity - excess.get(name, 0) if capacity is not None else None
-        for name, capacity in zip(problem.devices, problem.capacity_nbytes, strict=True)
-    )
-    return replace(problem, capacity_nbytes=capacities)
 
 
 def _judged(solution: Solution, problem: Problem, bound: float) -> Solution:
     """A solution found under tighter limits, judged under the true ones."""
     objective = evaluate(problem, solution.assignment).objective
-    status = solution.status if bound >= solution.bound else Status.FEASIBLE
+    proven = solution.status is Status.OPTIMAL and bound >= objective * (1 - 1e-7)
+    status = Status.OPTIMAL if proven else Status.FEASIBLE
     return replace(solution, objective=objective, bound=min(bound, objective), status=status)

@@ -15,7 +15,7 @@ from partitioner.options import Options
 from partitioner.solve import Problem, formulate
 from partitioner.spec import Cluster
 
-Call = tuple[tuple[Any, ...], Mapping[str, Any]]
+Call = tuple[tuple[Any, ...], dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -24,16 +24,18 @@ class Priced:
 
     Attributes:
         model: as the user gave it.
+        call: the example call's arguments and keyword arguments.
+        captured: the recording.
         cluster: whose devices are priced.
         options: under which it was recorded and priced.
-        captured: the recording.
         graph: the costs of its nodes and values.
     """
 
     model: nn.Module
+    call: Call
+    captured: Captured
     cluster: Cluster
     options: Options
-    captured: Captured
     graph: CostGraph
 
     def problem(self) -> Problem:
@@ -51,12 +53,25 @@ class Priced:
             make_optimizer=self.options.make_optimizer,
         )
 
+    def priced_anew(
+        self, *, cluster: Cluster | None = None, options: Options | None = None
+    ) -> Priced:
+        """The same recording on another cluster, or under other options of the same mode."""
+        cluster, options = cluster or self.cluster, options or self.options
+        return _priced(self.model, self.call, self.captured, cluster, options)
+
 
 def priced(model: nn.Module, cluster: Cluster, call: Call, options: Options) -> Priced:
     """Record `model` with an example call and price it on `cluster`."""
     args, kwargs = call
     options.say("recording the model")
-    captured = capture(model, args, dict(kwargs), training=options.training)
+    captured = capture(model, args, kwargs, training=options.training)
+    return _priced(model, call, captured, cluster, options)
+
+
+def _priced(
+    model: nn.Module, call: Call, captured: Captured, cluster: Cluster, options: Options
+) -> Priced:
     options.say(f"pricing {len(captured.nodes)} nodes on {len(cluster.devices)} devices")
     graph = annotate(
         captured,
@@ -66,4 +81,4 @@ def priced(model: nn.Module, cluster: Cluster, call: Call, options: Options) -> 
         training=options.training,
         optimizer=options.make_optimizer,
     )
-    return Priced(model, cluster, options, captured, graph)
+    return Priced(model, call, captured, cluster, options, graph)

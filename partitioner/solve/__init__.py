@@ -3,6 +3,7 @@
 from partitioner.solve.evaluate import Evaluation, evaluate
 from partitioner.solve.formulate import formulate
 from partitioner.solve.formulate_stages import formulate_stages
+from partitioner.solve.infeasible import Lack, least_lack, never_fits
 from partitioner.solve.problem import Demand, Flow, Hold, Problem, Solution, Status
 from partitioner.solve.search import solve
 from partitioner.solve.stages import (
@@ -18,6 +19,7 @@ __all__ = [
     "Evaluation",
     "Flow",
     "Hold",
+    "Lack",
     "Problem",
     "Shortfall",
     "Solution",
@@ -28,6 +30,8 @@ __all__ = [
     "evaluate",
     "formulate",
     "formulate_stages",
+    "least_lack",
+    "never_fits",
     "solve",
     "solve_stages",
 ]

@@ -19,7 +19,7 @@ from partitioner.solve.effort import Effort
 from partitioner.solve.evaluate import count
 from partitioner.solve.ideals import best_ordered_split
 from partitioner.solve.improve import Rank, by_objective, by_ties, descend, kicked
-from partitioner.solve.infeasible import explain
+from partitioner.solve.infeasible import explain, least_lack, never_fits
 from partitioner.solve.intervals import lines, splits
 from partitioner.solve.neighbourhoods import shared_out_anew
 from partitioner.solve.problem import Problem, Solution, Status
@@ -110,8 +110,8 @@ class _Search:
         self.starts: list[list[int]] = []
 
     def run(self) -> None:
-        if not all(self.tables.choices):
-            raise explain(self.original)
+        if not all(self.tables.choices) or never_fits(self.problem):
+            raise explain(self.original, self.deadline, self.seed)
         walk = cheapest_walk(self.tables) if self.problem.objective == "latency" else None
         self.bound = lower_bound(self.tables, walk)
         if walk is not None and walk.placed is not None:
@@ -230,10 +230,7 @@ class _Search:
         if entries > MOST_ENTRIES * (1 if self.deadline is None else PATIENCE):
             self.say(f"too large for the integer programme ({entries} entries)")
             if self.best is None:
-                raise TimeLimitError(
-                    "no plan was found that fits, and the problem is too large to prove that there"
-                    " is none; allow more memory, or drop a constraint"
-                )
+                self._any_that_fits()
             return
         self.say(f"integer programme of about {entries} entries")
         limits = Limits(
@@ -263,9 +260,20 @@ class _Search:
         if self.best is None:
             if answer.complete:
                 raise explain(self.original, self.deadline, self.seed)
+            if self.deadline is None:
+                self._any_that_fits()
+                return
             raise TimeLimitError(
                 "no plan was found in time, though there may be one; allow more time or more memory"
             )
+
+    def _any_that_fits(self) -> None:
+        """A search for room alone, where the search for the objective found nothing that fits."""
+        lack = least_lack(self.original, self.deadline, self.seed)
+        if lack.placed is not None:
+            self.offer(self.contraction.shrink(lack.placed))
+        if self.best is None:
+            raise explain(self.original, self.deadline, self.seed)
 
     def _take(self, answer: Answer) -> None:
         if answer.placed is not None:
