@@ -62,6 +62,7 @@ class PlanDocument(
         inputs: the example call, enough to record the model again.
         program: the recorded graph.
         costs: by node name.
+        outlook: sentences on what limits the plan, and what more devices or memory would bring.
     """
 
     schema: int = SCHEMA
@@ -82,6 +83,7 @@ class PlanDocument(
     inputs: Inputs
     program: Program
     costs: Mapping[str, NodeCosts]
+    outlook: tuple[str, ...] = ()
 
     def to_json(self) -> str:
         """The document as canonical JSON; equal plans give equal text."""

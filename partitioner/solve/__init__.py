@@ -1,7 +1,8 @@
 """Tables in, a proven assignment out: `CostGraph` + what the user declares -> `Solution`."""
 
 from partitioner.solve.evaluate import Evaluation, evaluate
-from partitioner.solve.formulate import formulate
+from partitioner.solve.formulate import formulate, with_demands
+from partitioner.solve.glance import Glance, glance
 from partitioner.solve.infeasible import Lack, least_lack, never_fits
 from partitioner.solve.problem import Demand, Flow, Hold, Problem, Solution, Status
 from partitioner.solve.search import solve
@@ -10,6 +11,7 @@ __all__ = [
     "Demand",
     "Evaluation",
     "Flow",
+    "Glance",
     "Hold",
     "Lack",
     "Problem",
@@ -17,7 +19,9 @@ __all__ = [
     "Status",
     "evaluate",
     "formulate",
+    "glance",
     "least_lack",
     "never_fits",
     "solve",
+    "with_demands",
 ]
