@@ -13,7 +13,7 @@ from functools import partial
 
 import torch
 
-from cost_models import DEVICE_KINDS
+from cost_models import DEVICE_KINDS, CostModelError
 from partitioner.errors import CaptureError, InfeasibleError, SpecError
 from partitioner.fit import any_fit
 from partitioner.lean import (
@@ -84,7 +84,7 @@ def advised(error: InfeasibleError, subject: Priced) -> InfeasibleError:
         subject.options.say(f"trying {change.what}")
         try:
             sentence = change.tried()
-        except (CaptureError, SpecError, InfeasibleError):
+        except (CaptureError, CostModelError, SpecError, InfeasibleError):
             continue
         if sentence is not None:
             found.append(sentence)
