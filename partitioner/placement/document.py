@@ -66,6 +66,7 @@ class PlanDocument(
         pipeline: its stages and schedule, where the plan is for several micro-batches;
             `step_seconds` is that of its timetable then, `transfers` are those of one micro-batch,
             and values pass from each stage to the next one only.
+        outlook: sentences on what limits the plan, and what more devices or memory would bring.
     """
 
     schema: int = SCHEMA
@@ -87,6 +88,7 @@ class PlanDocument(
     program: Program
     costs: Mapping[str, NodeCosts]
     pipeline: PipelineRecord | None = None
+    outlook: tuple[str, ...] = ()
 
     def to_json(self) -> str:
         """The document as canonical JSON; equal plans give equal text."""

@@ -1,8 +1,9 @@
 """Tables in, a proven assignment out: `CostGraph` + what the user declares -> `Solution`."""
 
 from partitioner.solve.evaluate import Evaluation, evaluate
-from partitioner.solve.formulate import formulate
+from partitioner.solve.formulate import formulate, with_demands
 from partitioner.solve.formulate_stages import formulate_stages
+from partitioner.solve.glance import Glance, glance
 from partitioner.solve.infeasible import Lack, least_lack, never_fits
 from partitioner.solve.problem import Demand, Flow, Hold, Problem, Solution, Status
 from partitioner.solve.search import solve
@@ -18,6 +19,7 @@ __all__ = [
     "Demand",
     "Evaluation",
     "Flow",
+    "Glance",
     "Hold",
     "Lack",
     "Problem",
@@ -30,8 +32,10 @@ __all__ = [
     "evaluate",
     "formulate",
     "formulate_stages",
+    "glance",
     "least_lack",
     "never_fits",
     "solve",
     "solve_stages",
+    "with_demands",
 ]

@@ -260,18 +260,17 @@ class _Search:
         if self.best is None:
             if answer.complete:
                 raise explain(self.original, self.deadline, self.seed)
-            if self.deadline is None:
-                self._any_that_fits()
-                return
-            raise TimeLimitError(
-                "no plan was found in time, though there may be one; allow more time or more memory"
-            )
+            self._any_that_fits()
 
     def _any_that_fits(self) -> None:
         """A search for room alone, where the search for the objective found nothing that fits."""
         lack = least_lack(self.original, self.deadline, self.seed)
         if lack.placed is not None:
             self.offer(self.contraction.shrink(lack.placed))
+        if self.best is None and self.deadline is not None:
+            raise TimeLimitError(
+                "no plan was found in time, though there may be one; allow more time or more memory"
+            )
         if self.best is None:
             raise explain(self.original, self.deadline, self.seed)
 

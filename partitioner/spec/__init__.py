@@ -20,7 +20,7 @@ from partitioner.spec.device import (
     Link,
     device_name,
 )
-from partitioner.spec.enlarge import with_twins
+from partitioner.spec.enlarge import most_roomy, with_twins
 from partitioner.spec.names import MODES, OBJECTIVES, check_name, hint, match, nearest
 from partitioner.spec.sizes import (
     exact_nbytes,
@@ -59,6 +59,7 @@ __all__ = [
     "format_seconds",
     "hint",
     "match",
+    "most_roomy",
     "nearest",
     "parse_bandwidth",
     "parse_constraint",

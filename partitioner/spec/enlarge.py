@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from partitioner.spec.cluster import Cluster
+from partitioner.spec.device import Device
 
 
 def with_twins(cluster: Cluster, name: str, count: int = 1) -> Cluster:
@@ -36,3 +37,13 @@ def _new_names(cluster: Cluster, name: str, count: int) -> list[str]:
     taken = {int(n.partition(":")[2] or 0) for n in cluster.names if n.partition(":")[0] == kind}
     first = max(taken) + 1
     return [f"{kind}:{first + index}" for index in range(count)]
+
+
+def most_roomy(cluster: Cluster) -> str:
+    """The first of the devices with the most memory; a GPU where there is one."""
+    gpus = [device for device in cluster.devices if not device.name.startswith("cpu")]
+
+    def room(device: Device) -> float:
+        return device.memory if isinstance(device.memory, int) else float("inf")
+
+    return max(gpus or cluster.devices, key=room).name
