@@ -78,9 +78,7 @@ class _Anchors:
         self.problem = problem
         self.of = list(range(size))
         self.moved: set[int] = set()
-        self.group_of = {
-            node: group for group in colocation_groups(problem) for node in group
-        }
+        self.group_of = {node: group for group in colocation_groups(problem) for node in group}
         self.inputs: list[list[Flow]] = [[] for _ in range(size)]
         self.outputs: list[list[Flow]] = [[] for _ in range(size)]
         for flow in problem.flows:
@@ -154,8 +152,7 @@ def _shorter(problem: Problem, before: Flow, after: Flow) -> bool:
         time(home, reader, after.nbytes)
         <= time(home, there, before.nbytes) + time(there, reader, after.nbytes)
         and time(reader, home, after.gradient_nbytes)
-        <= time(reader, there, after.gradient_nbytes)
-        + time(there, home, before.gradient_nbytes)
+        <= time(reader, there, after.gradient_nbytes) + time(there, home, before.gradient_nbytes)
         for home in devices
         for there in devices
         if there != home

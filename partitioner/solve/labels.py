@@ -4,12 +4,13 @@ A label is one way to place the nodes up to now. Of its past only this matters f
 
 - when each device is free, in the forward and, counted from its end, in the backward;
 - when each value that is still to be read was finished, and on which device it is;
-- what each device holds at every program point, and of which shared holds it has its part.
+- what each device holds, and of which shared holds it has its part.
 
 A label goes when another with the same devices is nowhere later and nowhere fuller, when its memory
 cannot suffice, or when its bound is not below the best value known. The bound of a label is the
 largest of: what is done plus the longest path to come, with its transfers; the work to come, shared
-evenly; and the cheapest walk along the chain of `waists.py` from the last node of it on.
+evenly; and the cheapest walk along the rest of the chain of `waists.py`, over devices that together
+have room for what is to come.
 
 If no label is ever left out for want of room, the best at the end is an optimum. Else the smallest
 bound of those left out is a bound for all assignments.
@@ -25,12 +26,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from partitioner.solve.effort import Effort
-from partitioner.solve.segments import bits
+from partitioner.solve.label_memory import LabelMemory
 from partitioner.solve.state import Matrix, Tables
 from partitioner.solve.waists import Users, Walk
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
+Arrivals = list[list[tuple[int, Floats]]]
 
 RIVALS = 48
 """Every label is compared with so many of those that have its devices."""
@@ -38,6 +40,8 @@ ROUNDING = 1e-13
 """Times that differ by less, as a share of the best value known, are equal."""
 UNITS_EACH = 0.02
 """Effort of one number of one label."""
+MOST_DEVICES = 60
+"""Devices are bits of an integer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +62,12 @@ class Labelled:
 def applies(tables: Tables) -> bool:
     """Whether the objective is a schedule, under limits of memory and groups alone."""
     problem = tables.problem
-    return problem.objective == "latency" and not problem.contiguous and not problem.separated
+    return (
+        problem.objective == "latency"
+        and not problem.contiguous
+        and not problem.separated
+        and len(problem.devices) <= MOST_DEVICES
+    )
 
 
 def best_in_order(
@@ -71,117 +80,76 @@ def best_in_order(
     return _Labels(tables, walk, known, width).run(effort)
 
 
-class _Plan:
-    """What each place in the order needs to know, found once.
+class _Phase:
+    """The forward, or the backward counted from its end: then nodes start after their sources.
 
     Attributes:
-        first: by group, its first node.
-        forward, backward: by node, seconds on each device; `inf` becomes a very long time.
-        tails: by phase, node and device: how long the phase lasts at least after the node there.
-        left: by phase and node, the least work of the nodes after it.
-        readers: by phase and node, the last node that reads it, -1 for none.
-        groups_until: by group, the last of its nodes.
-        holds_from: by group, holds that one of its nodes is in.
-        holds_until: by hold, the first node of the last group that is in it.
-        need: by node, bytes at each point of the holds that are nowhere yet once it is placed.
-        need_inside: the part of them that lies on the way of the walk.
+        seconds: by node and device.
+        arrivals: by node, its sources and the travel from there.
+        tails: by node and device, how long the phase lasts at least once the node is done there.
+        left: by node, the least work of the nodes after it.
+        leaving: by node, the longest travel of what it passes on.
+        readers: by node, those that read it, ascending.
     """
 
-    def __init__(self, tables: Tables, walk: Walk) -> None:
-        problem = tables.problem
-        self.tables = tables
-        size = len(problem.nodes)
-        self.first = [group[0] for group in tables.groups]
-        self.groups_until = [group[-1] for group in tables.groups]
-        self.seconds = (
-            np.array(problem.forward_seconds, dtype=np.float64),
-            np.array(problem.backward_seconds, dtype=np.float64),
-        )
-        successors: tuple[list[list[tuple[int, Matrix]]], ...] = (
-            [[] for _ in range(size)],
-            [[] for _ in range(size)],
-        )
-        self.arrivals: tuple[list[list[tuple[int, Floats]]], ...] = (
-            [[] for _ in range(size)],
-            [[] for _ in range(size)],
-        )
-        for index, flow in enumerate(problem.flows):
-            backward = tuple(zip(*tables.backward_travel[index], strict=True))
-            for target in flow.targets:
-                phases = [(0, tables.forward_travel[index])]
-                if flow.gradient_nbytes:
-                    phases.append((1, backward))
-                for phase, travel in phases:
-                    successors[phase][flow.source].append((target, travel))
-                    self.arrivals[phase][target].append((flow.source, np.array(travel)))
-        self.readers = [
-            [max((target for target, _ in after), default=-1) for after in successors[phase]]
-            for phase in (0, 1)
-        ]
-        allowed = np.zeros((size, len(problem.devices)), dtype=bool)
+    def __init__(
+        self, tables: Tables, seconds: Matrix, passing: Sequence[tuple[int, int, Matrix]]
+    ) -> None:
+        size, devices = len(seconds), len(tables.problem.devices)
+        self.seconds = np.array(seconds, dtype=np.float64)
+        least = np.full_like(self.seconds, inf)
         for group, nodes in enumerate(tables.groups):
-            for device in tables.choices[group]:
-                allowed[list(nodes), device] = True
-        self.tails = [
-            _tails(np.where(allowed, self.seconds[phase], inf), successors[phase])
-            for phase in (0, 1)
-        ]
-        devices = len(problem.devices)
-        self.leaving: tuple[dict[int, Floats], ...] = ({}, {})
-        for leaving, after in zip(self.leaving, successors, strict=True):
-            for node in range(size):
-                leaving[node] = np.zeros((devices, devices))
-                for _, travel in after[node]:
-                    np.maximum(leaving[node], travel, out=leaving[node])
-        self.left = []
-        for phase in (0, 1):
-            least = np.where(allowed, self.seconds[phase], inf).min(axis=1)
-            self.left.append(np.append(np.cumsum(least[::-1])[::-1], 0.0)[1:])
-        self._memory(walk)
+            for node in nodes:
+                choices = list(tables.choices[group])
+                least[node, choices] = self.seconds[node, choices]
+        self.arrivals: Arrivals = [[] for _ in range(size)]
+        self.readers: list[list[int]] = [[] for _ in range(size)]
+        self.leaving = np.zeros((size, devices, devices))
+        after: Arrivals = [[] for _ in range(size)]
+        for source, target, travel in passing:
+            table = np.array(travel)
+            self.arrivals[target].append((source, table))
+            self.readers[source].append(target)
+            after[source].append((target, table))
+            np.maximum(self.leaving[source], table, out=self.leaving[source])
+        for readers in self.readers:
+            readers.sort()
+        self.tails = np.zeros_like(self.seconds)
+        for node in reversed(range(size)):
+            for target, table in after[node]:
+                through = (table + (least[target] + self.tails[target])[None, :]).min(axis=1)
+                np.maximum(self.tails[node], through, out=self.tails[node])
+        self.shortest = least.min(axis=1)
+        self.left = np.append(np.cumsum(self.shortest[::-1])[::-1], 0.0)[1:]
+        self._distances: dict[int, dict[int, float]] = {}
 
-    def _memory(self, walk: Walk) -> None:
-        problem, tables = self.tables.problem, self.tables
-        self.limited = [d for d, c in enumerate(problem.capacity_nbytes) if c is not None]
-        self.room = np.array([problem.capacity_nbytes[d] for d in self.limited], dtype=np.int64)
-        total = np.zeros(problem.points + 1, dtype=np.int64)
-        for hold in problem.holds:
-            total[hold.first] += hold.nbytes
-            total[hold.last + 1] -= hold.nbytes
-        total = total.cumsum()[:-1]
-        least_room = int(self.room.min()) if self.limited else 0
-        tight = np.flatnonzero(total > least_room) if self.limited else np.zeros(0, dtype=np.int64)
-        self.points = len(tight)
-        self.all_limited = len(self.limited) == len(problem.devices)
-        self.holds_from: list[list[int]] = [[] for _ in tables.groups]
-        self.holds_until: list[int] = []
-        self.spans: list[tuple[int, int, int]] = []
-        need = np.zeros((len(problem.nodes), self.points), dtype=np.int64)
-        inside = np.zeros_like(need)
-        for hold in problem.holds:
-            low = int(np.searchsorted(tight, hold.first))
-            high = int(np.searchsorted(tight, hold.last, side="right"))
-            if low >= high:
-                continue
-            groups = sorted({tables.group_of[node] for node in hold.nodes})
-            starts = [self.first[group] for group in groups]
-            for group in groups:
-                self.holds_from[group].append(len(self.spans))
-            self.holds_until.append(max(starts))
-            self.spans.append((low, high, hold.nbytes))
-            need[: min(starts), low:high] += hold.nbytes
-            if not walk.inside.isdisjoint(hold.nodes):
-                inside[: min(starts), low:high] += hold.nbytes
-        self.need, self.need_inside = need, inside
+    def distances(self, reader: int) -> dict[int, float]:
+        """By node before it, the longest path from its end to the start of a reader."""
+        if reader not in self._distances:
+            found: dict[int, float] = {source: 0.0 for source, _ in self.arrivals[reader]}
+            for node in range(reader - 1, -1, -1):
+                if node in found:
+                    for source, _ in self.arrivals[node]:
+                        through = found[node] + self.shortest[node]
+                        found[source] = max(found.get(source, 0.0), through)
+            self._distances[reader] = found
+        return self._distances[reader]
 
 
-def _tails(seconds: Floats, successors: Sequence[Sequence[tuple[int, Matrix]]]) -> Floats:
-    """By node and device: how long a phase lasts at least once the node is done there."""
-    tails = np.zeros_like(seconds)
-    for node in reversed(range(len(seconds))):
-        for target, travel in successors[node]:
-            after = (np.array(travel) + (seconds[target] + tails[target])[None, :]).min(axis=1)
-            np.maximum(tails[node], after, out=tails[node])
-    return tails
+def _phases(tables: Tables) -> tuple[_Phase, _Phase]:
+    problem = tables.problem
+    forward: list[tuple[int, int, Matrix]] = []
+    backward: list[tuple[int, int, Matrix]] = []
+    for index, flow in enumerate(problem.flows):
+        home_first = tuple(zip(*tables.backward_travel[index], strict=True))
+        for target in flow.targets:
+            forward.append((flow.source, target, tables.forward_travel[index]))
+            if flow.gradient_nbytes:
+                backward.append((flow.source, target, home_first))
+    return (
+        _Phase(tables, problem.forward_seconds, forward),
+        _Phase(tables, problem.backward_seconds, backward),
+    )
 
 
 class _Labels:
@@ -191,53 +159,42 @@ class _Labels:
         free: by phase, label and device.
         done: by phase and node that is still to be read, a column over the labels.
         device: by group that later nodes ask for, a column over the labels.
-        parts: by shared hold, a column of bit sets of devices.
-        held: by label, limited device and point.
         used: by label, a bit set of the devices with nodes.
         bound: by label.
+        origins: by place, the parent of every label and the device that it chose.
     """
 
     def __init__(self, tables: Tables, walk: Walk, known: float, width: int) -> None:
         self.tables = tables
-        self.plan = _Plan(tables, walk)
         self.walk = walk
-        self.users = Users(len(tables.problem.devices))
         self.width = width
         self.cutoff = known
         self.slack = ROUNDING * known if known < inf else 0.0
+        self.phases = _phases(tables)
+        self.memory = LabelMemory(tables, walk.inside)
+        self.places = {node: place for place, node in enumerate(walk.chain)}
         devices = len(tables.problem.devices)
-        self.devices = devices
-        self.free = [np.zeros((1, devices)) for _ in (0, 1)]
-        self.done: tuple[dict[int, Floats], ...] = ({}, {})
+        self.users = Users(devices)
+        self.free = [np.zeros((1, devices)) for _ in self.phases]
+        self.done: list[dict[int, Floats]] = [{} for _ in self.phases]
         self.device: dict[int, Integers] = {}
-        self.parts: dict[int, Integers] = {}
-        self.held = np.zeros((1, len(self.plan.limited), self.plan.points), dtype=np.int64)
         self.used = np.zeros(1, dtype=np.int64)
         self.bound = np.zeros(1)
         self.origins: list[tuple[Integers, Integers]] = []
         self.left_out = inf
-        self.places = {node: place for place, node in enumerate(walk.chain)}
-        self.fresh = [
-            (devices_alike, sum(1 << device for device in devices_alike))
-            for devices_alike in tables.interchangeable
-        ]
 
     def run(self, effort: Effort) -> Labelled | None:
-        size = len(self.tables.problem.nodes)
-        numbers = 2 * self.devices + self.held.shape[1] * self.held.shape[2]
-        for node in range(size):
-            self._place(node)
+        """Place every node in turn."""
+        for node in range(len(self.tables.problem.nodes)):
+            self.place(node)
             if not len(self.bound):
-                break
-            cost = len(self.bound) * (numbers + 2 * len(self.done[0]) + len(self.device))
-            if not effort.spend(1 + UNITS_EACH * cost):
+                return Labelled(None, self.left_out, self.left_out == inf)
+            numbers = self.memory.held[0].size + 8 * (len(self.device) + len(self.done[0]) + 2)
+            if not effort.spend(1 + UNITS_EACH * len(self.bound) * numbers):
                 return None
-        placed = None
-        if len(self.bound):
-            at = int(self.bound.argmin())
-            placed = self._trace(at)
-        best = float(self.bound.min()) if len(self.bound) else inf
-        return Labelled(placed, min(best, self.left_out), self.left_out == inf)
+        at = int(self.bound.argmin())
+        bound = min(float(self.bound[at]), self.left_out)
+        return Labelled(self._trace(at), bound, self.left_out == inf)
 
     def _trace(self, at: int) -> list[int]:
         placed = []
@@ -246,227 +203,190 @@ class _Labels:
             at = int(parent[at])
         return placed[::-1]
 
-    def _place(self, node: int) -> None:
+    def place(self, node: int) -> None:
         """From the labels before a node to those after it."""
-        plan = self.plan
         group = self.tables.group_of[node]
-        opens = plan.first[group] == node
+        opens = self.tables.groups[group][0] == node
         if opens:
             parent, device = self._choices(group)
         else:
             parent, device = np.arange(len(self.bound)), self.device[group]
-        bit = np.left_shift(1, device)
-        ends, starts = [], []
-        for phase in (0, 1):
-            rows = self.free[phase][parent]
-            start = rows[np.arange(len(parent)), device]
-            for source, travel in plan.arrivals[phase][node]:
-                column = self.done[phase][source][parent]
+        row = np.arange(len(parent))
+        free, starts, ends = [], [], []
+        for phase, known, done in zip(self.phases, self.free, self.done, strict=True):
+            rows = known[parent]
+            start = rows[row, device]
+            for source, travel in phase.arrivals[node]:
                 home = self.device[self.tables.group_of[source]][parent]
-                start = np.maximum(start, column + travel[home, device])
-            end = start + plan.seconds[phase][node][device]
-            rows[np.arange(len(parent)), device] = end
+                start = np.maximum(start, done[source][parent] + travel[home, device])
+            end = start + phase.seconds[node][device]
+            rows[row, device] = end
+            free.append(rows)
             starts.append(start)
             ends.append(end)
-            # kept below, once it is known which labels stay
-            self.free[phase] = rows
-        bound = self._bounds(node, parent, device, starts, ends)
+        bound = np.maximum(self.bound[parent], self._least(node, parent, device, free, ends))
         keep = bound < self.cutoff
-        held = None
-        if opens and plan.points:
-            held, fits = self._hold(node, group, parent, device)
+        if opens:
+            held, fits = self.memory.place(node, group, parent, device)
             keep &= fits
+        else:
+            held = self.memory.held[parent]
         place = self.places.get(node)
         if place is not None:
-            rest = self._rest(place, device, self.held[parent] if held is None else held)
+            rest = self._rest(place, device, held)
             rest += ends[0] + starts[1] * self.walk.returns[place]
             bound = np.maximum(bound, rest)
             keep &= bound < self.cutoff
         chosen = np.flatnonzero(keep)
-        self._select(node, group, parent, device, bit, ends, bound, held, chosen)
+        before, there = parent[chosen], device[chosen]
+        self.free = [rows[chosen] for rows in free]
+        self.bound = bound[chosen]
+        self.origins.append((before, there))
+        bit = np.left_shift(1, there)
+        self.used = self.used[before] | bit
+        self._pass_on(node, before, there, [end[chosen] for end in ends])
+        self.memory.move_on(node, group, before, bit, held[chosen])
         self._reduce()
 
     def _choices(self, group: int) -> tuple[Integers, Integers]:
         """Every label with every device that the group may have; of equal new ones the first."""
         parents, devices = [], []
         for device in self.tables.choices[group]:
-            open_to = np.ones(len(self.bound), dtype=bool)
-            for alike, mask in self.fresh:
+            allowed = np.ones(len(self.bound), dtype=bool)
+            for alike in self.tables.interchangeable:
                 if device in alike:
                     earlier = sum(1 << other for other in alike if other < device)
-                    open_to = (self.used & earlier) == earlier
-                    open_to |= (self.used >> device & 1).astype(bool)
-            some = np.flatnonzero(open_to)
+                    entered = (self.used >> device & 1).astype(bool)
+                    allowed = entered | ((self.used & earlier) == earlier)
+            some = np.flatnonzero(allowed)
             parents.append(some)
             devices.append(np.full(len(some), device))
         return np.concatenate(parents), np.concatenate(devices)
 
-    def _bounds(
+    def _least(
         self,
         node: int,
         parent: Integers,
         device: Integers,
-        starts: Sequence[Floats],
+        free: Sequence[Floats],
         ends: Sequence[Floats],
     ) -> Floats:
-        """What no completion of a label is below."""
-        plan = self.plan
+        """Seconds by the longest path and by the work to come."""
         total = np.zeros(len(parent))
-        for phase in (0, 1):
-            rows = self.free[phase]
+        for phase, rows, done, end in zip(self.phases, free, self.done, ends, strict=True):
             least = rows.max(axis=1)
-            least = np.maximum(least, (rows.sum(axis=1) + plan.left[phase][node]) / self.devices)
-            least = np.maximum(least, ends[phase] + plan.tails[phase][node][device])
-            for source, column in self.done[phase].items():
-                home = self.device[self.tables.group_of[source]][parent]
-                if plan.readers[phase][source] > node:
-                    least = np.maximum(least, column[parent] + plan.tails[phase][source][home])
+            least = np.maximum(least, (rows.sum(axis=1) + phase.left[node]) / rows.shape[1])
+            least = np.maximum(least, end + phase.tails[node][device])
+            for source, column in done.items():
+                if phase.readers[source][-1] > node:
+                    home = self.device[self.tables.group_of[source]][parent]
+                    least = np.maximum(least, column[parent] + phase.tails[source][home])
             total += least
-        bound = np.maximum(self.bound[parent], total)
-        return bound
+        return total
 
     def _rest(self, place: int, device: Integers, held: Integers) -> Floats:
         """Seconds from a node of the chain on, over devices that have room for what is to come."""
-        plan, users = self.plan, self.users
-        need = plan.need_inside[self.walk.chain[place]]
-        room = plan.room[None, :, None] - held
         rest = np.full(len(device), inf)
-        for used in range(users.width):
+        for used, fits in enumerate(self.memory.fit(self.users, held)):
             seconds = self.walk.rest[place][device, used]
-            if users.by_set and not set(bits(used)) - set(plan.limited):
-                inside = [plan.limited.index(there) for there in bits(used)]
-                enough = (room[:, inside].sum(axis=1) >= need).all(axis=1)
-                seconds = np.where(enough, seconds, inf)
+            if fits is not None:
+                seconds = np.where(fits, seconds, inf)
             np.minimum(rest, seconds, out=rest)
         return rest
 
-    def _hold(
-        self, node: int, group: int, parent: Integers, device: Integers
-    ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-        """What every device holds once a group is placed, and whether that can be enough."""
-        plan = self.plan
-        held = self.held[parent]
-        for index, there in enumerate(plan.limited):
-            here = device == there
-            for hold in plan.holds_from[group]:
-                low, high, nbytes = plan.spans[hold]
-                fresh = here
-                if hold in self.parts:
-                    fresh = here & ((self.parts[hold][parent] >> there & 1) == 0)
-                held[fresh, index, low:high] += nbytes
-        fits = (held <= plan.room[None, :, None]).all(axis=(1, 2))
-        if plan.all_limited:
-            together = held.sum(axis=1) + plan.need[node][None, :]
-            fits &= (together <= plan.room.sum()).all(axis=1)
-        return held, fits
-
-    def _select(
-        self,
-        node: int,
-        group: int,
-        parent: Integers,
-        device: Integers,
-        bit: Integers,
-        ends: Sequence[Floats],
-        bound: Floats,
-        held: Integers | None,
-        chosen: Integers,
+    def _pass_on(
+        self, node: int, before: Integers, device: Integers, ends: Sequence[Floats]
     ) -> None:
-        """Keep some of the new labels, with what later nodes ask for."""
-        plan = self.plan
-        before = parent[chosen]
-        for phase in (0, 1):
-            self.free[phase] = self.free[phase][chosen]
+        """Keep what later nodes ask for."""
+        asked: set[int] = set()
+        for index, (phase, done) in enumerate(zip(self.phases, self.done, strict=True)):
             kept = {
                 source: column[before]
-                for source, column in self.done[phase].items()
-                if plan.readers[phase][source] > node
+                for source, column in done.items()
+                if phase.readers[source][-1] > node
             }
-            if plan.readers[phase][node] > node:
-                kept[node] = ends[phase][chosen]
-            self.done[phase].clear()
-            self.done[phase].update(kept)
-        self.device = {g: column[before] for g, column in self.device.items()}
-        self.device[group] = device[chosen]
-        asked = {self.tables.group_of[source] for done in self.done for source in done}
+            if phase.readers[node]:
+                kept[node] = ends[index]
+            self.done[index] = kept
+            asked.update(self.tables.group_of[source] for source in kept)
+        columns = {group: column[before] for group, column in self.device.items()}
+        columns[self.tables.group_of[node]] = device
         self.device = {
-            g: column
-            for g, column in self.device.items()
-            if g in asked or plan.groups_until[g] > node
+            group: column
+            for group, column in columns.items()
+            if group in asked or self.tables.groups[group][-1] > node
         }
-        parts = self.parts
-        self.parts = {
-            hold: column[before] for hold, column in parts.items() if plan.holds_until[hold] > node
-        }
-        if plan.first[group] == node:
-            for hold in plan.holds_from[group]:
-                if plan.holds_until[hold] > node:
-                    column = parts[hold][before] if hold in parts else np.int64(0)
-                    self.parts[hold] = column | bit[chosen]
-        self.held = held[chosen] if held is not None else self.held[before]
-        self.used = self.used[before] | bit[chosen]
-        self.bound = bound[chosen]
-        self.origins.append((before, device[chosen]))
 
     def _reduce(self) -> None:
         """Drop labels that others make needless, and the worst if there are too many."""
         count = len(self.bound)
         if count < 2:
             return
-        columns = [*self.device.values(), *self.parts.values()]
-        times = [*self.free, *(self._effective(phase) for phase in (0, 1))]
-        table = np.concatenate(times, axis=1)
-        order = np.lexsort((table.sum(axis=1), self.bound))
+        times = np.concatenate([*self.free, *map(self._effective, range(2))], axis=1)
+        held = self.memory.deciding()
+        order = np.lexsort((times.sum(axis=1), self.bound))
+        columns = [*self.device.values(), *self.memory.parts.values()]
+        names = np.zeros(count, dtype=np.int64)
         if columns:
-            key = np.stack(columns, axis=1)
-            _, names = np.unique(key, axis=0, return_inverse=True)
-            names = names.reshape(-1)
-        else:
-            names = np.zeros(count, dtype=np.int64)
-        held = self.held.reshape(count, -1)
-        alive = np.ones(count, dtype=bool)
+            names = np.unique(np.stack(columns, axis=1), axis=0, return_inverse=True)[1].reshape(-1)
         order = order[np.argsort(names[order], kind="stable")]
-        edges = np.flatnonzero(np.diff(names[order])) + 1
-        for rows in np.split(order, edges):
-            self._compare(rows, table, held, alive)
+        alive = np.ones(count, dtype=bool)
+        for rows in np.split(order, np.flatnonzero(np.diff(names[order])) + 1):
+            self._compare(rows, times, held, alive)
         kept = np.flatnonzero(alive)
         if len(kept) > self.width:
             ranked = kept[np.argsort(self.bound[kept], kind="stable")]
             self.left_out = min(self.left_out, float(self.bound[ranked[self.width :]].min()))
             kept = np.sort(ranked[: self.width])
-        if len(kept) == count:
-            return
+        if len(kept) < count:
+            self._select(kept)
+
+    def _select(self, kept: Integers) -> None:
         self.free = [rows[kept] for rows in self.free]
-        for done in self.done:
-            for source in done:
-                done[source] = done[source][kept]
+        self.done = [{node: column[kept] for node, column in done.items()} for done in self.done]
         self.device = {group: column[kept] for group, column in self.device.items()}
-        self.parts = {hold: column[kept] for hold, column in self.parts.items()}
-        self.held, self.used, self.bound = self.held[kept], self.used[kept], self.bound[kept]
+        self.used, self.bound = self.used[kept], self.bound[kept]
         parent, device = self.origins[-1]
         self.origins[-1] = (parent[kept], device[kept])
+        self.memory.select(kept)
 
     def _compare(
-        self, rows: Integers, table: Floats, held: Integers, alive: NDArray[np.bool_]
+        self, rows: Integers, times: Floats, held: Integers, alive: NDArray[np.bool_]
     ) -> None:
+        """Among labels with the same devices, drop those that are nowhere better than another."""
         left = rows
         for _ in range(RIVALS):
             if len(left) < 2:
                 return
             rival, left = left[0], left[1:]
-            worse = (table[left] >= table[rival] - self.slack).all(axis=1)
+            worse = (times[left] >= times[rival] - self.slack).all(axis=1)
             some = np.flatnonzero(worse)
             worse[some] = (held[left[some]] >= held[rival]).all(axis=1)
             alive[left[worse]] = False
             left = left[~worse]
 
-    def _effective(self, phase: int) -> Floats:
-        """When values are done, as far as it matters: no device that is busy can use them sooner."""
+    def _effective(self, index: int) -> Floats:
+        """When values are done, but not before it makes a difference to any reader.
+
+        A device that is busy cannot use them sooner, nor a reader that waits for another value.
+        """
+        phase, done, free = self.phases[index], self.done[index], self.free[index]
+        if not done:
+            return np.zeros((len(free), 0))
+        node = len(self.origins) - 1
         columns = []
-        free = self.free[phase]
-        travels = self.plan.leaving[phase]
-        for source, column in self.done[phase].items():
+        for source, column in done.items():
             home = self.device[self.tables.group_of[source]]
-            sooner = (free - travels[source][home]).min(axis=1)
-            columns.append(np.maximum(column, sooner))
-        return np.stack(columns, axis=1) if columns else np.zeros((len(free), 0))
+            least = (free - phase.leaving[source][home]).min(axis=1)
+            waits = np.full(len(free), inf)
+            for reader in phase.readers[source]:
+                if reader > node:
+                    distances = phase.distances(reader)
+                    other = np.full(len(free), -inf)
+                    for rival, when in done.items():
+                        if rival != source and rival in distances:
+                            other = np.maximum(other, when + distances[rival])
+                    waits = np.minimum(waits, other)
+            least = np.maximum(least, waits - phase.leaving[source].max())
+            columns.append(np.maximum(column, least))
+        return np.stack(columns, axis=1)

@@ -17,10 +17,12 @@ from partitioner.solve.bounds import lower_bound
 from partitioner.solve.contract import contract
 from partitioner.solve.effort import Effort
 from partitioner.solve.evaluate import count
+from partitioner.solve.followers import follow
 from partitioner.solve.ideals import best_ordered_split
 from partitioner.solve.improve import Rank, by_objective, by_ties, descend, kicked
 from partitioner.solve.infeasible import explain
 from partitioner.solve.intervals import lines, splits
+from partitioner.solve.labels import applies, best_in_order
 from partitioner.solve.neighbourhoods import shared_out_anew
 from partitioner.solve.problem import Problem, Solution, Status
 from partitioner.solve.programme import Aim, Answer, Interrupted, Limits, Programme
@@ -47,6 +49,10 @@ LINES = 24
 """Linear orders that are split into intervals."""
 IDEAL_UNITS = 2e7
 """Effort of the dynamic programme over ideals."""
+WIDTHS = (200, 1_000, 4_000, 16_000, 64_000)
+"""Labels at a time, in one attempt after the other."""
+LABEL_UNITS = 6e6
+"""Effort of all of them."""
 SMALL = 2_500
 """Ties are settled by an integer programme as well if it has at most so many entries."""
 
@@ -112,13 +118,18 @@ class _Search:
     def run(self) -> None:
         if not all(self.tables.choices):
             raise explain(self.original)
-        walk = cheapest_walk(self.tables) if self.problem.objective == "latency" else None
-        self.bound = lower_bound(self.tables, walk)
-        if walk is not None and walk.placed is not None:
-            self.starts.append(list(walk.placed))
+        schedule = _Schedule(self.problem) if self.problem.objective == "latency" else None
+        if schedule is None:
+            self.bound = lower_bound(self.tables)
+        else:
+            self.bound = lower_bound(schedule.tables, schedule.walk)
+            if schedule.walk.placed is not None:
+                self.starts.append(schedule.expand(schedule.walk.placed))
         if self.bound == inf:
             raise explain(self.original, self.deadline, self.seed)
         self._heuristics()
+        if schedule is not None and not self.proven():
+            self._in_order(schedule)
         if not self.proven():
             self._programme()
         if not self.proven():
@@ -196,6 +207,24 @@ class _Search:
             self.offer(ordered.placed)
         if ordered.exact:
             self.bound = max(self.bound, min(ordered.value, known))
+
+    def _in_order(self, schedule: _Schedule) -> None:
+        """Labels along the order of execution, more and more of them at a time."""
+        effort = Effort(LABEL_UNITS, self.deadline)
+        tables = schedule.tables
+        for width in WIDTHS if applies(tables) else ():
+            known = self.value * (1 - 1e-9)
+            found = best_in_order(tables, schedule.walk, known, width, effort)
+            if found is None:
+                return
+            self.bound = max(self.bound, min(found.bound, known))
+            if self.bound == inf:
+                raise explain(self.original, self.deadline, self.seed)
+            if found.placed is not None:
+                self.offer(schedule.expand(found.placed))
+            self.say(f"{width} labels: plan of {self.value:.6g}, bound {self.bound:.6g}")
+            if found.complete or self.proven():
+                return
 
     def _until_the_deadline(self) -> None:
         """More kicks in what is left of a time limit."""
@@ -344,6 +373,24 @@ class _Search:
             seconds=time.monotonic() - self.started,
             solver=self.solver,
         )
+
+
+class _Schedule:
+    """A latency problem without its followers, relaxed in what these hold.
+
+    Attributes:
+        walk: the cheapest one.
+    """
+
+    def __init__(self, problem: Problem) -> None:
+        followed = follow(problem)
+        self.contraction = followed.contraction
+        self.tables = Tables(followed.relaxed)
+        self.walk = cheapest_walk(self.tables)
+
+    def expand(self, placed: Sequence[int]) -> list[int]:
+        """The device of every node of the problem."""
+        return self.contraction.expand(placed)
 
 
 def programme_entries(tables: Tables) -> int:

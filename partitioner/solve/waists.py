@@ -276,15 +276,13 @@ def _placed(
     users = Users(len(tables.problem.devices))
     devices: dict[int, int] = {}
     for place, segment in enumerate(segments):
-        best = (inf, 0, 0, segment.options[device, device][0])
-        for (first, second), option in _ways(segments, place):
-            if first != device:
-                continue
-            for later in np.flatnonzero(users.joined(first, second, option) == used):
-                seconds = option.seconds + float(rest[place + 1][second, later])
-                if seconds < best[0]:
-                    best = (seconds, second, int(later), option)
-        _, following, used, option = best
+        steps = [
+            (option.seconds + float(rest[place + 1][second, later]), second, int(later), option)
+            for (first, second), option in _ways(segments, place)
+            if first == device
+            for later in np.flatnonzero(users.joined(first, second, option) == used)
+        ]
+        _, following, used, option = min(steps, key=lambda step: step[0])
         for node, inside in zip(segment.nodes, option.placed, strict=False):
             devices[node] = inside
         for node in segment.nodes:
