@@ -38,8 +38,12 @@ RIVALS = 48
 """Every label is compared with so many of those that have its devices."""
 ROUNDING = 1e-13
 """Times that differ by less, as a share of the best value known, are equal."""
-UNITS_EACH = 0.02
-"""Effort of one number of one label."""
+UNITS_EACH = 20
+"""Effort of one label."""
+UNITS_PER_NODE = 500
+"""Effort of a node, however few labels there are."""
+UNITS_PER_NUMBER = 0.15
+"""Effort of one number in it."""
 MOST_DEVICES = 60
 """Devices are bits of an integer."""
 
@@ -70,12 +74,10 @@ def applies(tables: Tables) -> bool:
     )
 
 
-def best_in_order(
-    tables: Tables, walk: Walk, known: float, width: int, effort: Effort
-) -> Labelled | None:
+def best_in_order(tables: Tables, walk: Walk, known: float, width: int, effort: Effort) -> Labelled:
     """The best assignment below `known`, with at most `width` labels at a time.
 
-    `None` when the effort runs out.
+    When the effort runs out on the way, only a bound.
     """
     return _Labels(tables, walk, known, width).run(effort)
 
@@ -183,15 +185,16 @@ class _Labels:
         self.origins: list[tuple[Integers, Integers]] = []
         self.left_out = inf
 
-    def run(self, effort: Effort) -> Labelled | None:
+    def run(self, effort: Effort) -> Labelled:
         """Place every node in turn."""
         for node in range(len(self.tables.problem.nodes)):
             self.place(node)
             if not len(self.bound):
                 return Labelled(None, self.left_out, self.left_out == inf)
             numbers = self.memory.held[0].size + 8 * (len(self.device) + len(self.done[0]) + 2)
-            if not effort.spend(1 + UNITS_EACH * len(self.bound) * numbers):
-                return None
+            each = UNITS_EACH + UNITS_PER_NUMBER * numbers
+            if not effort.spend(UNITS_PER_NODE + each * len(self.bound)):
+                return Labelled(None, min(self.left_out, float(self.bound.min())), False)
         at = int(self.bound.argmin())
         bound = min(float(self.bound[at]), self.left_out)
         return Labelled(self._trace(at), bound, self.left_out == inf)

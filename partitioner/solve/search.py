@@ -49,10 +49,10 @@ LINES = 24
 """Linear orders that are split into intervals."""
 IDEAL_UNITS = 2e7
 """Effort of the dynamic programme over ideals."""
-WIDTHS = (200, 1_000, 4_000, 16_000, 64_000)
-"""Labels at a time, in one attempt after the other."""
+FIRST_WIDTH = 200
+"""Labels at a time, at first."""
 LABEL_UNITS = 6e6
-"""Effort of all of them."""
+"""Effort of all labels; a tenth of it where no plan is known."""
 SMALL = 2_500
 """Ties are settled by an integer programme as well if it has at most so many entries."""
 
@@ -210,21 +210,26 @@ class _Search:
 
     def _in_order(self, schedule: _Schedule) -> None:
         """Labels along the order of execution, more and more of them at a time."""
-        effort = Effort(LABEL_UNITS, self.deadline)
+        units = LABEL_UNITS if self.best is not None else LABEL_UNITS / 10
+        if self.deadline is not None:
+            units *= PATIENCE
+        effort = Effort(units, self.deadline)
+        width = FIRST_WIDTH
         tables = schedule.tables
-        for width in WIDTHS if applies(tables) else ():
+        while applies(tables):
+            left = effort.units
             known = self.value * (1 - 1e-9)
             found = best_in_order(tables, schedule.walk, known, width, effort)
-            if found is None:
-                return
             self.bound = max(self.bound, min(found.bound, known))
             if self.bound == inf:
                 raise explain(self.original, self.deadline, self.seed)
             if found.placed is not None:
                 self.offer(schedule.expand(found.placed))
             self.say(f"{width} labels: plan of {self.value:.6g}, bound {self.bound:.6g}")
-            if found.complete or self.proven():
+            wider = effort.units / (left - effort.units)
+            if found.complete or self.proven() or wider < 2 or effort.late():
                 return
+            width = round(width * min(4.0, wider))
 
     def _until_the_deadline(self) -> None:
         """More kicks in what is left of a time limit."""
