@@ -36,6 +36,8 @@ Arrivals = list[list[tuple[int, Floats]]]
 
 RIVALS = 48
 """Every label is compared with so many of those that have its devices."""
+MERGED_EACH = 4
+"""Merged labels for each one of those that are kept as they are."""
 ROUNDING = 1e-13
 """Times that differ by less, as a share of the best value known, are equal."""
 UNITS_EACH = 20
@@ -80,6 +82,13 @@ def best_in_order(tables: Tables, walk: Walk, known: float, width: int, effort: 
     When the effort runs out on the way, only a bound.
     """
     return _Labels(tables, walk, known, width).run(effort)
+
+
+def _classes(count: int, columns: Sequence[Integers]) -> Integers:
+    """By row, a number for what it has in the columns."""
+    if not columns:
+        return np.zeros(count, dtype=np.int64)
+    return np.unique(np.stack(columns, axis=1), axis=0, return_inverse=True)[1].reshape(-1)
 
 
 class _Phase:
@@ -163,6 +172,8 @@ class _Labels:
         device: by group that later nodes ask for, a column over the labels.
         used: by label, a bit set of the devices with nodes.
         bound: by label.
+        merged: by label, whether it stands for several, that differ.
+        left_out: the least bound of all that there was no room for.
         origins: by place, the parent of every label and the device that it chose.
     """
 
@@ -183,6 +194,7 @@ class _Labels:
         self.used = np.zeros(1, dtype=np.int64)
         self.bound = np.zeros(1)
         self.origins: list[tuple[Integers, Integers]] = []
+        self.merged = np.zeros(1, dtype=bool)
         self.left_out = inf
 
     def run(self, effort: Effort) -> Labelled:
@@ -195,9 +207,10 @@ class _Labels:
             each = UNITS_EACH + UNITS_PER_NUMBER * numbers
             if not effort.spend(UNITS_PER_NODE + each * len(self.bound)):
                 return Labelled(None, min(self.left_out, float(self.bound.min())), False)
-        at = int(self.bound.argmin())
-        bound = min(float(self.bound[at]), self.left_out)
-        return Labelled(self._trace(at), bound, self.left_out == inf)
+        at = int(np.lexsort((self.bound, self.merged))[0])
+        bound = min(self.left_out, float(self.bound.min()))
+        complete = not self.merged[at] and float(self.bound[at]) <= bound
+        return Labelled(self._trace(at), bound, complete)
 
     def _trace(self, at: int) -> list[int]:
         placed = []
@@ -247,6 +260,7 @@ class _Labels:
         self.origins.append((before, there))
         bit = np.left_shift(1, there)
         self.used = self.used[before] | bit
+        self.merged = self.merged[before]
         self._pass_on(node, before, there, [end[chosen] for end in ends])
         self.memory.move_on(node, group, before, bit, held[chosen])
         self._reduce()
@@ -328,27 +342,49 @@ class _Labels:
         times = np.concatenate([*self.free, *map(self._effective, range(2))], axis=1)
         held = self.memory.deciding()
         order = np.lexsort((times.sum(axis=1), self.bound))
-        columns = [*self.device.values(), *self.memory.parts.values()]
-        names = np.zeros(count, dtype=np.int64)
-        if columns:
-            names = np.unique(np.stack(columns, axis=1), axis=0, return_inverse=True)[1].reshape(-1)
+        devices = list(self.device.values())
+        merged = self.merged.astype(np.int64)
+        names = _classes(count, [merged, *devices, *self.memory.parts.values()])
         order = order[np.argsort(names[order], kind="stable")]
         alive = np.ones(count, dtype=bool)
         for rows in np.split(order, np.flatnonzero(np.diff(names[order])) + 1):
             self._compare(rows, times, held, alive)
         kept = np.flatnonzero(alive)
         if len(kept) > self.width:
-            ranked = kept[np.argsort(self.bound[kept], kind="stable")]
-            self.left_out = min(self.left_out, float(self.bound[ranked[self.width :]].min()))
-            kept = np.sort(ranked[: self.width])
+            kept = self._crowded(kept, _classes(count, devices))
         if len(kept) < count:
             self._select(kept)
+
+    def _crowded(self, rows: Integers, names: Integers) -> Integers:
+        """The best labels as they are, of the others one for all that have the same devices."""
+        ranked = rows[np.lexsort((self.bound[rows], self.merged[rows]))]
+        most = min(self.width, int((~self.merged[rows]).sum()))
+        kept, rows = ranked[:most], ranked[most:]
+        rows = rows[np.argsort(names[rows], kind="stable")]
+        starts = np.flatnonzero(np.diff(names[rows], prepend=-1))
+        merged = rows[starts]
+        for free in self.free:
+            free[merged] = np.minimum.reduceat(free[rows], starts, axis=0)
+        for done in self.done:
+            for column in done.values():
+                column[merged] = np.minimum.reduceat(column[rows], starts)
+        self.memory.merge(merged, rows, starts)
+        self.used[merged] = np.bitwise_or.reduceat(self.used[rows], starts)
+        self.bound[merged] = np.minimum.reduceat(self.bound[rows], starts)
+        self.merged[merged] = True
+        ranked = merged[np.argsort(self.bound[merged], kind="stable")]
+        most = MERGED_EACH * self.width
+        merged, rest = ranked[:most], ranked[most:]
+        if len(rest):
+            self.left_out = min(self.left_out, float(self.bound[rest[0]]))
+        return np.concatenate([kept, merged])
 
     def _select(self, kept: Integers) -> None:
         self.free = [rows[kept] for rows in self.free]
         self.done = [{node: column[kept] for node, column in done.items()} for done in self.done]
         self.device = {group: column[kept] for group, column in self.device.items()}
         self.used, self.bound = self.used[kept], self.bound[kept]
+        self.merged = self.merged[kept]
         parent, device = self.origins[-1]
         self.origins[-1] = (parent[kept], device[kept])
         self.memory.select(kept)

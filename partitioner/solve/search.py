@@ -51,7 +51,9 @@ IDEAL_UNITS = 2e7
 """Effort of the dynamic programme over ideals."""
 FIRST_WIDTH = 200
 """Labels at a time, at first."""
-LABEL_UNITS = 6e6
+LABELLED_ENTRIES = 8_000
+"""Without a time limit, a larger programme is not tried once labels have been."""
+LABEL_UNITS = 8e6
 """Effort of all labels; a tenth of it where no plan is known."""
 SMALL = 2_500
 """Ties are settled by an integer programme as well if it has at most so many entries."""
@@ -122,16 +124,18 @@ class _Search:
         if schedule is None:
             self.bound = lower_bound(self.tables)
         else:
-            self.bound = lower_bound(schedule.tables, schedule.walk)
+            self.bound = lower_bound(schedule.relaxed, schedule.walk)
             if schedule.walk.placed is not None:
-                self.starts.append(schedule.expand(schedule.walk.placed))
+                self.starts.append(schedule.contraction.expand(schedule.walk.placed))
         if self.bound == inf:
             raise explain(self.original, self.deadline, self.seed)
         self._heuristics()
-        if schedule is not None and not self.proven():
+        most = MOST_ENTRIES
+        if schedule is not None and applies(schedule.relaxed) and not self.proven():
             self._in_order(schedule)
+            most = MOST_ENTRIES if self.best is None or self.deadline else LABELLED_ENTRIES
         if not self.proven():
-            self._programme()
+            self._programme(most)
         if not self.proven():
             self._until_the_deadline()
         if self.best is not None:
@@ -215,21 +219,25 @@ class _Search:
             units *= PATIENCE
         effort = Effort(units, self.deadline)
         width = FIRST_WIDTH
-        tables = schedule.tables
-        while applies(tables):
+        while True:
             left = effort.units
             known = self.value * (1 - 1e-9)
-            found = best_in_order(tables, schedule.walk, known, width, effort)
+            found = best_in_order(schedule.relaxed, schedule.walk, known, width, effort)
             self.bound = max(self.bound, min(found.bound, known))
             if self.bound == inf:
                 raise explain(self.original, self.deadline, self.seed)
             if found.placed is not None:
-                self.offer(schedule.expand(found.placed))
+                self.offer(schedule.contraction.expand(found.placed))
             self.say(f"{width} labels: plan of {self.value:.6g}, bound {self.bound:.6g}")
-            wider = effort.units / (left - effort.units)
-            if found.complete or self.proven() or wider < 2 or effort.late():
-                return
+            wider = effort.units / max(1.0, left - effort.units)
+            if found.complete or self.proven() or wider < 1.5 or effort.late():
+                break
             width = round(width * min(4.0, wider))
+        if found.complete and not self.proven():
+            known = self.value * (1 - 1e-9)
+            found = best_in_order(schedule.tables, schedule.walk, known, width, effort)
+            if found.placed is not None:
+                self.offer(schedule.contraction.expand(found.placed))
 
     def _until_the_deadline(self) -> None:
         """More kicks in what is left of a time limit."""
@@ -259,9 +267,9 @@ class _Search:
             ]
         yield from splits(self.tables)
 
-    def _programme(self) -> None:
+    def _programme(self, most: int) -> None:
         entries = programme_entries(self.tables)
-        if entries > MOST_ENTRIES * (1 if self.deadline is None else PATIENCE):
+        if entries > most * (1 if self.deadline is None else PATIENCE):
             self.say(f"too large for the integer programme ({entries} entries)")
             if self.best is None:
                 raise TimeLimitError(
@@ -381,21 +389,20 @@ class _Search:
 
 
 class _Schedule:
-    """A latency problem without its followers, relaxed in what these hold.
+    """A latency problem without its followers.
 
     Attributes:
-        walk: the cheapest one.
+        tables: followers hold what they hold on their anchor's device.
+        relaxed: followers hold nothing.
+        walk: the cheapest one of the relaxed problem.
     """
 
     def __init__(self, problem: Problem) -> None:
         followed = follow(problem)
         self.contraction = followed.contraction
-        self.tables = Tables(followed.relaxed)
-        self.walk = cheapest_walk(self.tables)
-
-    def expand(self, placed: Sequence[int]) -> list[int]:
-        """The device of every node of the problem."""
-        return self.contraction.expand(placed)
+        self.tables = Tables(followed.problem)
+        self.relaxed = Tables(followed.relaxed)
+        self.walk = cheapest_walk(self.relaxed)
 
 
 def programme_entries(tables: Tables) -> int:
