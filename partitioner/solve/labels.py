@@ -36,8 +36,8 @@ Arrivals = list[list[tuple[int, Floats]]]
 
 RIVALS = 48
 """Every label is compared with so many of those that have its devices."""
-MERGED_EACH = 4
-"""Merged labels for each one of those that are kept as they are."""
+MOST_MERGED = 3_000
+"""Labels that stand for several, at a time."""
 ROUNDING = 1e-13
 """Times that differ by less, as a share of the best value known, are equal."""
 UNITS_EACH = 20
@@ -373,8 +373,7 @@ class _Labels:
         self.bound[merged] = np.minimum.reduceat(self.bound[rows], starts)
         self.merged[merged] = True
         ranked = merged[np.argsort(self.bound[merged], kind="stable")]
-        most = MERGED_EACH * self.width
-        merged, rest = ranked[:most], ranked[most:]
+        merged, rest = ranked[:MOST_MERGED], ranked[MOST_MERGED:]
         if len(rest):
             self.left_out = min(self.left_out, float(self.bound[rest[0]]))
         return np.concatenate([kept, merged])

@@ -54,7 +54,9 @@ FIRST_WIDTH = 200
 LABELLED_ENTRIES = 8_000
 """Without a time limit, a larger programme is not tried once labels have been."""
 LABEL_UNITS = 8e6
-"""Effort of all labels; a tenth of it where no plan is known."""
+"""Effort of all labels; under a time limit there is more of it after the integer programme."""
+MOST_LABELS = 20_000
+"""Labels at a time, at most."""
 SMALL = 2_500
 """Ties are settled by an integer programme as well if it has at most so many entries."""
 
@@ -131,11 +133,14 @@ class _Search:
             raise explain(self.original, self.deadline, self.seed)
         self._heuristics()
         most = MOST_ENTRIES
-        if schedule is not None and applies(schedule.relaxed) and not self.proven():
-            self._in_order(schedule)
+        ordered = schedule is not None and applies(schedule.relaxed)
+        if schedule is not None and ordered and not self.proven():
+            self._in_order(schedule, LABEL_UNITS)
             most = MOST_ENTRIES if self.best is None or self.deadline else LABELLED_ENTRIES
         if not self.proven():
             self._programme(most)
+        if schedule is not None and ordered and self.deadline is not None and not self.proven():
+            self._in_order(schedule, inf)
         if not self.proven():
             self._until_the_deadline()
         if self.best is not None:
@@ -212,32 +217,32 @@ class _Search:
         if ordered.exact:
             self.bound = max(self.bound, min(ordered.value, known))
 
-    def _in_order(self, schedule: _Schedule) -> None:
+    def _in_order(self, schedule: _Schedule, units: float) -> None:
         """Labels along the order of execution, more and more of them at a time."""
-        units = LABEL_UNITS if self.best is not None else LABEL_UNITS / 10
-        if self.deadline is not None:
-            units *= PATIENCE
         effort = Effort(units, self.deadline)
-        width = FIRST_WIDTH
-        while True:
+        while schedule.width <= MOST_LABELS and not effort.late():
             left = effort.units
             known = self.value * (1 - 1e-9)
-            found = best_in_order(schedule.relaxed, schedule.walk, known, width, effort)
+            found = best_in_order(schedule.relaxed, schedule.walk, known, schedule.width, effort)
             self.bound = max(self.bound, min(found.bound, known))
             if self.bound == inf:
                 raise explain(self.original, self.deadline, self.seed)
             if found.placed is not None:
                 self.offer(schedule.contraction.expand(found.placed))
-            self.say(f"{width} labels: plan of {self.value:.6g}, bound {self.bound:.6g}")
+            self.say(f"{schedule.width} labels: plan of {self.value:.6g}, bound {self.bound:.6g}")
+            if found.complete and not self.proven():
+                self._with_followers(schedule, effort)
             wider = effort.units / max(1.0, left - effort.units)
-            if found.complete or self.proven() or wider < 1.5 or effort.late():
-                break
-            width = round(width * min(4.0, wider))
-        if found.complete and not self.proven():
-            known = self.value * (1 - 1e-9)
-            found = best_in_order(schedule.tables, schedule.walk, known, width, effort)
-            if found.placed is not None:
-                self.offer(schedule.contraction.expand(found.placed))
+            if found.complete or self.proven() or self.best is None or wider < 1.5:
+                return
+            schedule.width = round(schedule.width * min(4.0, wider))
+
+    def _with_followers(self, schedule: _Schedule, effort: Effort) -> None:
+        """Where the relaxed optimum does not fit: followers hold what they do."""
+        known = self.value * (1 - 1e-9)
+        found = best_in_order(schedule.tables, schedule.walk, known, schedule.width, effort)
+        if found.placed is not None:
+            self.offer(schedule.contraction.expand(found.placed))
 
     def _until_the_deadline(self) -> None:
         """More kicks in what is left of a time limit."""
@@ -395,6 +400,7 @@ class _Schedule:
         tables: followers hold what they hold on their anchor's device.
         relaxed: followers hold nothing.
         walk: the cheapest one of the relaxed problem.
+        width: labels at a time in the next attempt.
     """
 
     def __init__(self, problem: Problem) -> None:
@@ -403,6 +409,7 @@ class _Schedule:
         self.tables = Tables(followed.problem)
         self.relaxed = Tables(followed.relaxed)
         self.walk = cheapest_walk(self.relaxed)
+        self.width = FIRST_WIDTH
 
 
 def programme_entries(tables: Tables) -> int:
