@@ -7,6 +7,7 @@ from the call to its end.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -55,3 +56,16 @@ LINK_KINDS: Mapping[str, LinkKind] = {link.name: link for link in _LINKS}
 
 DEFAULT_LINK = LINK_KINDS["pcie4-x16"]
 """Assumed between two devices for which no link is declared."""
+
+_GEFORCE_RTX = re.compile(r"rtx-[2-5]0[5-9]0(-.*)?")
+
+
+def has_peer_access(kind: str) -> bool:
+    """Whether GPUs of a kind of `DEVICE_KINDS` can copy to each other over PCIe directly.
+
+    GeForce RTX cards cannot: NVIDIA's driver offers them peer access over an NVLink bridge only,
+    where there is one (RTX 20 and 3090), else it copies over the host's memory (of the RTX 4090,
+    NVIDIA said so in its developer forum, 2023). A link that is declared counts for more than this
+    rule.
+    """
+    return _GEFORCE_RTX.fullmatch(kind) is None

@@ -23,7 +23,7 @@ from rich.console import Console, RenderableType
 
 from partitioner.capture import example_call, example_of
 from partitioner.compare import compare as compare_placements
-from partitioner.compare import planned_cluster, state_devices
+from partitioner.compare import state_devices
 from partitioner.compiler import plan as make_plan
 from partitioner.errors import (
     InfeasibleError,
@@ -402,7 +402,7 @@ def compare(
     if devices is not None:
         cluster = Cluster.of(devices)
     elif first is not None:
-        cluster = planned_cluster(first)
+        cluster = first.cluster.cluster()
     else:
         raise SpecError("without a plan among the candidates, say --devices")
     original = load_model(model)

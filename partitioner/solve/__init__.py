@@ -2,7 +2,7 @@
 
 from partitioner.solve.evaluate import Evaluation, evaluate
 from partitioner.solve.formulate import formulate
-from partitioner.solve.problem import Demand, Flow, Hold, Problem, Solution, Status
+from partitioner.solve.problem import Demand, Flow, Hold, Hop, Problem, Solution, Status
 from partitioner.solve.search import solve
 
 __all__ = [
@@ -10,6 +10,7 @@ __all__ = [
     "Evaluation",
     "Flow",
     "Hold",
+    "Hop",
     "Problem",
     "Solution",
     "Status",

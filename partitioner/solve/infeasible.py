@@ -239,6 +239,11 @@ def _with_twin(problem: Problem, twin: int) -> Problem:
         backward_seconds=tuple(map(wider, problem.backward_seconds)),
         latency_seconds=square(problem.latency_seconds),
         seconds_per_byte=square(problem.seconds_per_byte),
+        roads=(
+            tuple((*row, row[twin]) for row in (*problem.roads, problem.roads[twin]))
+            if problem.roads
+            else ()
+        ),
         capacity_nbytes=(*problem.capacity_nbytes, problem.capacity_nbytes[twin]),
         allowed=tuple(
             (*allowed, new) if node not in pinned else allowed

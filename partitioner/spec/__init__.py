@@ -15,11 +15,10 @@ from partitioner.spec.constraints import (
 from partitioner.spec.device import (
     ASSUMED_CPU_KIND,
     ASSUMED_KIND,
-    ASSUMED_LINK,
     Device,
-    Link,
     device_name,
 )
+from partitioner.spec.link import ASSUMED_LINK, HOST, Link, is_host
 from partitioner.spec.names import MODES, OBJECTIVES, check_name, hint, match, nearest
 from partitioner.spec.sizes import (
     format_bandwidth,
@@ -36,6 +35,7 @@ __all__ = [
     "ASSUMED_CPU_KIND",
     "ASSUMED_KIND",
     "ASSUMED_LINK",
+    "HOST",
     "MODES",
     "OBJECTIVES",
     "Cluster",
@@ -55,6 +55,7 @@ __all__ = [
     "format_nbytes",
     "format_seconds",
     "hint",
+    "is_host",
     "match",
     "nearest",
     "parse_bandwidth",
