@@ -680,7 +680,7 @@ class Queue:
         """What crosses for the sake of one target, where that is the first on its device."""
         programme, problem = self.programme, self.programme.problem
         flow, forward = problem.flows[index], self.letter == "f"
-        target, name = flow.targets[place], f"{self.letter}_{index}_{place}"
+        name = f"{self.letter}_{index}_{place}"
         held: dict[int, list[tuple[Any, Any, float]]] = {}
         for d, e in self.pairs:
             home, away = (d, e) if forward else (e, d)

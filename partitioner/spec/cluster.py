@@ -117,6 +117,10 @@ class Cluster:
             (source, destination), ASSUMED_LINK.bytes_per_second, ASSUMED_LINK.latency_seconds
         )
 
+    def is_declared(self, source: str, destination: str) -> bool:
+        """Whether `links` says what leads from one named device to another."""
+        return (source, destination) in self._declared
+
     def road(self, source: str, destination: str) -> tuple[Link, ...]:
         """The links that a value crosses, in order, each in its one direction.
 
