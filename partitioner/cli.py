@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import click
-import torch
 from rich.console import Console, RenderableType
 
 from partitioner.capture import example_call, example_of
@@ -33,6 +32,7 @@ from partitioner.errors import (
     TimeLimitError,
 )
 from partitioner.loading import Call, load_inputs, load_model, parse_inputs, with_values
+from partitioner.machine import inventory, measure_links, surveyed
 from partitioner.plan import Plan
 from partitioner.report import (
     check_suffix,
@@ -40,7 +40,15 @@ from partitioner.report import (
     plan_renderable,
     write_whole,
 )
-from partitioner.spec import MODES, OBJECTIVES, Cluster, format_nbytes, nearest, parse_constraint
+from partitioner.spec import (
+    MODES,
+    OBJECTIVES,
+    Cluster,
+    format_nbytes,
+    is_host,
+    nearest,
+    parse_constraint,
+)
 from partitioner.verify import VerifyReport
 from partitioner.verify import verify as verify_plan
 
@@ -438,11 +446,28 @@ def _is_reference(text: str) -> bool:
 
 
 @cli.command()
+@click.option("--measure", is_flag=True, help="Measure every link and check what arrives.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the bytes that are sent.")
 @_output()
-def devices(output: str | None) -> str | None:
-    """Tell what is in this machine, as a cluster file."""
-    names = [f"cuda:{i}" for i in range(torch.cuda.device_count())] or ["cpu"]
-    text = Cluster.of(names).to_toml()
+def devices(measure: bool, seed: int, output: str | None) -> str | None:
+    """Tell what is in this machine, as a cluster file.
+
+    GPUs with their kinds and memory, and the links between them as CUDA and nvidia-smi tell of
+    them, or as they are measured. Links over which copies arrive changed are marked as broken.
+    """
+    found = inventory()
+    if measure:
+        gpus = [name for name in found.cluster.names if not is_host(name)]
+        if not gpus:
+            raise SpecError(
+                "there is no GPU that PyTorch can see, and so no link to measure; without "
+                "--measure, 'partitioner devices' tells what is there"
+            )
+        with _progress() as progress:
+            found = surveyed(found, measure_links(gpus, seed=seed, progress=progress))
+    for warning in found.warnings:
+        click.echo(f"{click.style('warning:', fg='yellow', bold=True)} {warning}", err=True)
+    text = found.to_toml()
     if output is None:
         return text
     write_whole(output, text.encode())

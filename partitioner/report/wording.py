@@ -129,14 +129,15 @@ def _links(document: PlanDocument) -> Iterator[str]:
         frozenset(link.ends)
         for pair in permutations(document.devices, 2)
         for link in cluster.road(*pair)
-        if not cluster.is_declared(*link.ends)
+        if cluster.declared_link(*link.ends) is None
     }
     if assumed:
         declared = any(link.bandwidth is not None for link in cluster.links)
         which = f"{len(assumed)} of the links were" if declared else "links were"
         bandwidth = format_bandwidth(ASSUMED_LINK.bytes_per_second)
         latency = format_seconds(ASSUMED_LINK.latency_seconds)
-        yield f"{which} not declared: reckoned as '{ASSUMED_LINK.name}', {bandwidth} after {latency}"
+        kind = f"reckoned as '{ASSUMED_LINK.name}', {bandwidth} after {latency}"
+        yield f"{which} not declared: {kind}"
 
 
 def busy_seconds(document: PlanDocument) -> dict[str, float]:

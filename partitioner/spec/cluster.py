@@ -117,9 +117,9 @@ class Cluster:
             (source, destination), ASSUMED_LINK.bytes_per_second, ASSUMED_LINK.latency_seconds
         )
 
-    def is_declared(self, source: str, destination: str) -> bool:
-        """Whether `links` says what leads from one named device to another."""
-        return (source, destination) in self._declared
+    def declared_link(self, source: str, destination: str) -> Link | None:
+        """The one of `links` that leads from one named device to another."""
+        return self._declared.get((source, destination))
 
     def road(self, source: str, destination: str) -> tuple[Link, ...]:
         """The links that a value crosses, in order, each in its one direction.
