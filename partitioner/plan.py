@@ -55,7 +55,8 @@ class Plan(PlanDocument, frozen=True):
         """
         with suspended():
             captured = self._capture(model)
-        return place(model, captured, self.placement, plan=self)
+        detours = self.virtual_cluster().detours
+        return place(model, captured, self.placement, plan=self, detours=detours)
 
     def source(self) -> str:
         """The placed model as a self-contained, readable Python module.

@@ -45,8 +45,8 @@ def surveyed(inventory: Inventory, measurements: Sequence[LinkMeasurement]) -> I
         link = Link(
             source=measurement.source,
             destination=measurement.destination,
-            bandwidth=measurement.bytes_per_second,
-            latency=measurement.latency_seconds,
+            bandwidth=_rounded(measurement.bytes_per_second),
+            latency=_rounded(measurement.latency_seconds),
             shared=_shared(read, pair, staged),
         )
         note = f"measured, quartiles {100 * measurement.spread:.0f}% of the median apart"
@@ -62,6 +62,11 @@ def surveyed(inventory: Inventory, measurements: Sequence[LinkMeasurement]) -> I
         notes[link] = note
     cluster = replace(read, devices=devices, links=tuple(notes))
     return Inventory(cluster, notes, (*inventory.warnings, *warnings))
+
+
+def _rounded(figure: float) -> float:
+    """Three digits, which is more than a measurement is worth."""
+    return float(f"{figure:.3g}")
 
 
 def _shared(read: Cluster, pair: tuple[str, str], staged: set[tuple[str, str]]) -> tuple[str, ...]:

@@ -206,7 +206,7 @@ def _placement(graph: PartitionGraph) -> Table:
 
 def _transfers(document: PlanDocument, crossings: Sequence[Crossing]) -> Table:
     cluster = document.virtual_cluster()
-    over = any(cluster.link(t.source, t.destination).detour for t in document.transfers)
+    over = any(cluster.detour(t.source, t.destination) for t in document.transfers)
     ends = ("moved", "from", "over", "to") if over else ("moved", "from", "to")
     table = _table(*ends, "forward", "gradient back", "time", left=ends)
     seconds = {(t.tensor, t.phase, t.source, t.destination): t.seconds for t in document.transfers}
@@ -217,7 +217,7 @@ def _transfers(document: PlanDocument, crossings: Sequence[Crossing]) -> Table:
         source, destination = document.placement[crossing.tensor], crossing.destination
         there = seconds[crossing.tensor, "forward", source, destination]
         back = seconds.get((crossing.tensor, "backward", destination, source), 0.0)
-        detour = cluster.link(source, destination).detour
+        detour = cluster.detour(source, destination)
         table.add_row(
             crossing.tensor,
             source,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import combinations
 from pathlib import Path
@@ -24,7 +24,14 @@ from partitioner.spec.device import (
 from partitioner.spec.link import ASSUMED_LINK, HOST, Link, is_host
 from partitioner.spec.names import check_name
 from partitioner.spec.reading import looks_like_file, read_cluster_file, read_shorthand
-from partitioner.spec.sizes import exact_nbytes, parse_nbytes
+from partitioner.spec.sizes import (
+    exact_nbytes,
+    format_bandwidth,
+    format_seconds,
+    parse_bandwidth,
+    parse_nbytes,
+    parse_seconds,
+)
 
 __all__ = ["Cluster", "Device", "Link"]
 
@@ -67,6 +74,8 @@ class Cluster:
         for (source, destination), link in declared.items():
             if host := link.detour:
                 staging[source, host] = staging[host, destination] = link
+                if link.broken:
+                    staging[destination, host] = staging[host, source] = link
         for pair, link in staging.items():
             if pair in declared and declared[pair].detour:
                 raise SpecError(
@@ -128,10 +137,34 @@ class Cluster:
         itself meanwhile is in the `shared` of each; staged transfers have each link to the host in
         common with all others.
         """
-        host = self.link(source, destination).detour
+        host = self.detour(source, destination)
         if host is None:
             return (self._hop(source, destination),)
         return self._hop(source, host), self._hop(host, destination)
+
+    def detour(self, source: str, destination: str) -> str | None:
+        """The host over which the road leads; `None` where it is direct.
+
+        Two devices go round a link that is broken in either direction, since gradients go back the
+        way that values came.
+        """
+        back = self._declared.get((destination, source))
+        if back is not None and back.broken:
+            return back.detour
+        return self.link(source, destination).detour
+
+    @property
+    def detours(self) -> dict[tuple[str, str], str]:
+        """By source and destination, the host over which data must be moved by hand.
+
+        It must where a link is broken; between GPUs without peer access, CUDA goes there itself.
+        """
+        return {
+            pair: link.detour or HOST
+            for link in self.links
+            if link.broken
+            for pair in (link.ends, link.ends[::-1])
+        }
 
     def _hop(self, source: str, destination: str) -> Link:
         link = self.link(source, destination)
@@ -263,17 +296,30 @@ def _device_table(device: Device) -> dict[str, Any]:
 
 
 def _link_table(link: Link) -> dict[str, Any]:
+    crossed = link.bandwidth is not None
     table = {
         "between": list(link.between) if link.between is not None else None,
         "from": link.source,
         "to": link.destination,
-        "bandwidth": link.bandwidth,
-        "latency": link.latency if link.bandwidth is not None else None,
+        "bandwidth": _readable(link.bandwidth, format_bandwidth, parse_bandwidth),
+        "latency": _readable(link.latency, format_seconds, parse_seconds) if crossed else None,
         "via": link.via,
         "shared": link.lanes[0] if len(link.lanes) == 1 else list(link.lanes) or None,
         "broken": link.broken or None,
     }
     return {key: value for key, value in table.items() if value is not None}
+
+
+def _readable(
+    value: float | str | None,
+    written: Callable[[float], str],
+    read: Callable[[float | str], float],
+) -> float | str | None:
+    """A figure as text with its unit where that reads back equal, else the number."""
+    if value is None:
+        return None
+    text = written(float(value)).replace(" ", "")
+    return text if read(text) == value else value
 
 
 def _comment(note: str | None) -> str:
