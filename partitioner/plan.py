@@ -63,7 +63,7 @@ class Plan(PlanDocument, frozen=True):
 
         Its class gives the same outputs when it is loaded with the model's `state_dict`.
         """
-        return source(self)
+        return source(self, self.virtual_cluster().detours)
 
     def draw(self, path: str | os.PathLike[str]) -> None:
         """Draw the partition graph; `.svg`, `.png`, `.dot` or `.html` by suffix."""

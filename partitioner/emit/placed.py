@@ -12,6 +12,7 @@ import itertools
 import linecache
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -118,19 +119,18 @@ def place(
     recordings, placements = both_modes(captured, placement)
     homes = placement_of_state(captured, placement)
     forward = write_forward(model, recordings, placements, detours)
+    copied = partial(_copied, detours=detours or {})
     first = next(iter(homes.values()), next(iter(placement.values()), "cpu"))
 
     def moved(tensor: Tensor, name: str) -> Tensor:
-        return _copied(tensor, name, homes.get(name, first), detours or {})
+        return copied(tensor, name, homes.get(name, first))
 
     placed = clone(model, moved)
     vars(placed).pop("forward", None)
     for training, recording in recordings.items():
         where = owned_state(recording, placements[training])
         for name, tensor in recording.constants.items():
-            vars(placed)[constant_name(name, recording)] = _copied(
-                tensor, name, where[name], detours or {}
-            )
+            vars(placed)[constant_name(name, recording)] = copied(tensor, name, where[name])
     placed.__class__ = _placed_class(original_class(model), Placing(forward, plan))
     assert isinstance(placed, PlacedModule)
     return placed

@@ -48,15 +48,18 @@ FEW = 16
 """Elements up to which a tensor is written as numbers."""
 
 
-def source(document: PlanDocument) -> str:
+def source(document: PlanDocument, detours: Detours | None = None) -> str:
     """The planned model as a self-contained Python module.
 
     Its class, loaded with the model's `state_dict`, gives the same outputs on the planned devices.
 
+    Args:
+        document: the plan.
+        detours: the host over which data is moved, by source and destination.
+
     Raises:
         PlanError: the model holds something that a text cannot; the message tells what to do.
     """
-    detours = document.virtual_cluster().detours
     return source_of(captured_of(document.program), document.placement, detours)
 
 

@@ -68,6 +68,10 @@ class Link:
         first, second = self.ends
         if first == second:
             raise SpecError(f"a link from device '{first}' to itself")
+        if self.broken and any(map(is_host, self.ends)):
+            raise SpecError(
+                f"{self}: it is broken, and no other way leads there; leave that device out"
+            )
         if self.via is not None:
             self._normalise_via()
         elif self.bandwidth is None and not self.broken:
