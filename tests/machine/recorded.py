@@ -7,7 +7,7 @@ LEGEND = """
 Legend:
 
   X    = Self
-  SYS  = Connection traversing PCIe as well as the SMP interconnect between NUMA nodes (e.g., QPI/UPI)
+  PHB  = Connection traversing PCIe as well as a PCIe Host Bridge (typically the CPU)
   PIX  = Connection traversing at most a single PCIe bridge
   NV#  = Connection traversing a bonded set of # NVLinks
 """
@@ -42,4 +42,4 @@ SLOTS = """\
 2, GPU-cuda:2, 4, 8
 3, GPU-cuda:3, [N/A], [N/A]
 """
-"""`nvidia-smi --query-gpu=...`, with the UUIDs that virtual GPUs answer to, and in another order."""
+"""`nvidia-smi --query-gpu=...`, with UUIDs that virtual GPUs answer to, in another order."""
