@@ -69,14 +69,15 @@ class Plan(PlanDocument, frozen=True):
         """
         with suspended():
             captured = self._capture(model)
-        return place(model, captured, self.placement, plan=self)
+        detours = self.virtual_cluster().detours
+        return place(model, captured, self.placement, plan=self, detours=detours)
 
     def source(self) -> str:
         """The placed model as a self-contained, readable Python module.
 
         Its class gives the same outputs when it is loaded with the model's `state_dict`.
         """
-        return source(self)
+        return source(self, self.virtual_cluster().detours)
 
     def draw(self, path: str | os.PathLike[str]) -> None:
         """Draw the partition graph; `.svg`, `.png`, `.dot` or `.html` by suffix."""

@@ -16,7 +16,7 @@ from partitioner.capture.captured import Captured
 from partitioner.emit.fold import fold, one_device
 from partitioner.emit.graphs import PlacedGraph, nodes_in, placed_graph
 from partitioner.emit.interface import Check, Interface, by_argument, condition_lines, interface
-from partitioner.emit.moves import insert_moves
+from partitioner.emit.moves import Detours, insert_moves
 from partitioner.emit.spelling import Spelling, is_identifier, wrapped
 from partitioner.emit.writer import RESERVED, Writer
 from partitioner.errors import PlanError
@@ -138,6 +138,7 @@ def write_forward(
     model: nn.Module,
     recordings: Mapping[bool, Captured],
     placements: Mapping[bool, Mapping[str, str]],
+    detours: Detours | None = None,
 ) -> Forward:
     """Write the `forward` of `model` under placements, one for each recorded mode."""
     objects = Objects()
@@ -149,7 +150,7 @@ def write_forward(
     for training, captured in recordings.items():
         spelling.renamed = {name: constant_name(name, captured) for name in captured.constants}
         placed = placed_graph(captured, placements[training])
-        moved = insert_moves(fold(placed, captured.calls))
+        moved = insert_moves(fold(placed, captured.calls), detours)
         modes[training] = Mode(moved.graph, _output_devices(moved))
         face = interface(captured, spelling, strict=True)
         header = face.header

@@ -7,6 +7,9 @@
                                                 lin1_cuda1 = lin1.to('cuda:1')
                                                 lin2 = self.lin2(lin1_cuda1)
 
+Between two devices whose link is broken, a value goes over the host, `x.to('cpu').to('cuda:1')`,
+and so does its gradient; an input, of which nobody knows where the caller has it, too.
+
 A value that is changed in place is moved anew when it is used after the change. Regions in which
 the model's own code had switched autograd off or autocast on are opened around the nodes that were
 recorded in them; a move is made under the caller's autograd mode, so that gradients find their way
@@ -26,15 +29,18 @@ from torch.utils import _pytree as pytree
 from partitioner.capture.captured import NodeInfo, holds_tensor
 from partitioner.emit.graphs import PlacedGraph, fresh_name, reshaped_inputs
 
+Detours = Mapping[tuple[str, str], str]
+"""By source and destination, the host over which data is to be moved."""
+
 
 def move_structure(value: Any, device: str) -> Any:
     """`value` with every tensor in it on `device`."""
     return pytree.tree_map_only(torch.Tensor, lambda tensor: tensor.to(device), value)
 
 
-def insert_moves(placed: PlacedGraph) -> PlacedGraph:
+def insert_moves(placed: PlacedGraph, detours: Detours | None = None) -> PlacedGraph:
     """A new graph that runs on the devices of `placed`, its nodes' names kept."""
-    return _Mover(placed).run()
+    return _Mover(placed, detours or {}).run()
 
 
 class _Region:
@@ -48,8 +54,9 @@ class _Region:
 
 
 class _Mover:
-    def __init__(self, placed: PlacedGraph) -> None:
+    def __init__(self, placed: PlacedGraph, detours: Detours) -> None:
         self.old = placed
+        self.detours = detours
         self.graph = fx.Graph()
         self.nodes: dict[str, NodeInfo] = {}
         self.devices: dict[str, str] = {}
@@ -94,7 +101,10 @@ class _Mover:
         """Bring an input, or a view of it, from wherever the caller has it to its device."""
         device = self.old.devices.get(placed_as.name)
         if device is not None:
-            self.values[node] = self._move(self.values[node], self._value(node), device, node.name)
+            spec = self._value(node)
+            hosts = {host for (_, end), host in self.detours.items() if end == device}
+            for stop in (*sorted(hosts)[:1], device):
+                self.values[node] = self._move(self.values[node], spec, stop, node.name)
 
     def _copy(self, node: fx.Node, late: Mapping[fx.Node, fx.Node]) -> None:
         info = self.old.nodes[node.name]
@@ -160,7 +170,9 @@ class _Mover:
             return self.values[node]
         key = (node, device)
         if key not in self.copies:
-            self.copies[key] = self._move(self.values[node], self._value(node), device, node.name)
+            host = self.detours.get((home, device))
+            value = self.values[node] if host is None else self._here(node, host)
+            self.copies[key] = self._move(value, self._value(node), device, node.name)
         return self.copies[key]
 
     def _move(self, value: fx.Node, spec: Any, device: str, name: str) -> fx.Node:

@@ -22,6 +22,7 @@ from partitioner.capture.clone import clone
 from partitioner.emit.forward import Forward, constant_name, original_class, write_forward
 from partitioner.emit.graphs import check_placement
 from partitioner.emit.modes import both_modes, placement_of_state
+from partitioner.emit.moves import Detours
 from partitioner.errors import PlanError
 from partitioner.placement import owned_state
 
@@ -93,7 +94,12 @@ class PlacedModule(nn.Module):
 
 
 def place(
-    model: nn.Module, captured: Captured, placement: Mapping[str, str], *, plan: Any = None
+    model: nn.Module,
+    captured: Captured,
+    placement: Mapping[str, str],
+    *,
+    plan: Any = None,
+    detours: Detours | None = None,
 ) -> PlacedModule:
     """Place `model` on devices. The original is not modified.
 
@@ -102,6 +108,8 @@ def place(
         captured: its recording.
         placement: device name by node name, for every node but `output`; from a solver or by hand.
         plan: to be found as the result's `.plan`.
+        detours: the host over which data is moved, by source and destination, where the link
+            between them is broken.
 
     Raises:
         PlanError: the placement does not fit the recording, or a parameter has no data.
@@ -109,24 +117,26 @@ def place(
     check_placement(captured, placement)
     recordings, placements = both_modes(captured, placement)
     homes = placement_of_state(captured, placement)
-    forward = write_forward(model, recordings, placements)
+    forward = write_forward(model, recordings, placements, detours)
     first = next(iter(homes.values()), next(iter(placement.values()), "cpu"))
 
     def moved(tensor: Tensor, name: str) -> Tensor:
-        return copied(tensor, name, homes.get(name, first))
+        return copied(tensor, name, homes.get(name, first), detours)
 
     placed = clone(model, moved)
     vars(placed).pop("forward", None)
     for training, recording in recordings.items():
         where = owned_state(recording, placements[training])
         for name, tensor in recording.constants.items():
-            vars(placed)[constant_name(name, recording)] = copied(tensor, name, where[name])
+            vars(placed)[constant_name(name, recording)] = copied(
+                tensor, name, where[name], detours
+            )
     placed.__class__ = _placed_class(original_class(model), Placing(forward, plan))
     assert isinstance(placed, PlacedModule)
     return placed
 
 
-def copied(tensor: Tensor, name: str, device: str) -> Tensor:
+def copied(tensor: Tensor, name: str, device: str, detours: Detours | None = None) -> Tensor:
     """A copy of a parameter, buffer or constant, straight on its device."""
     if tensor.is_meta and torch.device(device).type != "meta":
         raise PlanError(
@@ -134,7 +144,9 @@ def copied(tensor: Tensor, name: str, device: str) -> Tensor:
             "`model.to_empty(device='cpu')` and `model.load_state_dict(...)`, and place it then"
         )
     with torch.no_grad():
-        data = tensor.detach().to(device, copy=True)
+        host = (detours or {}).get((str(tensor.device), device))
+        data = tensor.detach() if host is None else tensor.detach().to(host)
+        data = data.to(device, copy=True)
     if issubclass(type(tensor), nn.Parameter):
         made: Tensor = type(tensor)._make_subclass(type(tensor), data, tensor.requires_grad)
     elif isinstance(tensor, nn.Parameter):

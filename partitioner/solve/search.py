@@ -429,6 +429,8 @@ def programme_entries(tables: Tables) -> int:
         case "latency":
             phases = 1 + tables.trains
             entries += phases * (12 * len(problem.nodes) * devices + 6 * ends * devices)
+            shared = sum(3 + 6 * len(hops) for row in problem.roads for hops in row if hops)
+            entries += phases * ends * shared
         case "throughput":
             entries += 6 * ends * devices
             if any(any(map(any, travel)) for travel in tables.forward_travel):
