@@ -12,15 +12,16 @@ import itertools
 import linecache
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
 from partitioner.capture.captured import Captured
-from partitioner.capture.clone import clone
+from partitioner.capture.clone import clone, named_tensors
 from partitioner.emit.forward import Forward, constant_name, original_class, write_forward
-from partitioner.emit.graphs import check_placement
+from partitioner.emit.graphs import check_placement, listed
 from partitioner.emit.modes import both_modes, placement_of_state
 from partitioner.errors import PlanError
 from partitioner.placement import owned_state
@@ -93,7 +94,12 @@ class PlacedModule(nn.Module):
 
 
 def place(
-    model: nn.Module, captured: Captured, placement: Mapping[str, str], *, plan: Any = None
+    model: nn.Module,
+    captured: Captured,
+    placement: Mapping[str, str],
+    *,
+    plan: Any = None,
+    data: Mapping[str, Callable[[], Tensor]] = MappingProxyType({}),
 ) -> PlacedModule:
     """Place `model` on devices. The original is not modified.
 
@@ -102,39 +108,53 @@ def place(
         captured: its recording.
         placement: device name by node name, for every node but `output`; from a solver or by hand.
         plan: to be found as the result's `.plan`.
+        data: by canonical name, what reads the data of a tensor that does not come from `model`;
+            called once, just before the tensor goes to its device.
 
     Raises:
         PlanError: the placement does not fit the recording, or a parameter has no data.
     """
     check_placement(captured, placement)
+    _check_data(model, data)
     recordings, placements = both_modes(captured, placement)
     homes = placement_of_state(captured, placement)
     forward = write_forward(model, recordings, placements)
     first = next(iter(homes.values()), next(iter(placement.values()), "cpu"))
 
     def moved(tensor: Tensor, name: str) -> Tensor:
-        return _copied(tensor, name, homes.get(name, first))
+        source = data[name]() if name in data else tensor
+        return _copied(tensor, source, homes.get(name, first))
 
     placed = clone(model, moved)
     vars(placed).pop("forward", None)
     for training, recording in recordings.items():
         where = owned_state(recording, placements[training])
         for name, tensor in recording.constants.items():
-            vars(placed)[constant_name(name, recording)] = _copied(tensor, name, where[name])
+            vars(placed)[constant_name(name, recording)] = _copied(tensor, tensor, where[name])
     placed.__class__ = _placed_class(original_class(model), Placing(forward, plan))
     assert isinstance(placed, PlacedModule)
     return placed
 
 
-def _copied(tensor: Tensor, name: str, device: str) -> Tensor:
-    """A copy of a parameter, buffer or constant, straight on its device."""
-    if tensor.is_meta and torch.device(device).type != "meta":
+def _check_data(model: nn.Module, data: Mapping[str, Any]) -> None:
+    """Refuse a model that has no data, before anything is placed."""
+    bare = [
+        held.names[0]
+        for held in named_tensors(model)
+        if held.tensor.is_meta and held.names[0] not in data
+    ]
+    if bare:
         raise PlanError(
-            f"'{name}' has no data: the model is on 'meta'; materialise it first, as by "
-            "`model.to_empty(device='cpu')` and `model.load_state_dict(...)`, and place it then"
+            f"{listed('tensor', bare)} of the model on 'meta' have no data; give "
+            "`plan.apply(model, checkpoint=...)` their file, or materialise the model first, as by "
+            "`model.to_empty(device='cpu')` and `model.load_state_dict(...)`"
         )
+
+
+def _copied(tensor: Tensor, source: Tensor, device: str) -> Tensor:
+    """What `tensor` is, with a copy of the data of `source`, straight on its device."""
     with torch.no_grad():
-        data = tensor.detach().to(device, copy=True)
+        data = source.detach().to(device, tensor.dtype, copy=True)
     if issubclass(type(tensor), nn.Parameter):
         made: Tensor = type(tensor)._make_subclass(type(tensor), data, tensor.requires_grad)
     elif isinstance(tensor, nn.Parameter):
