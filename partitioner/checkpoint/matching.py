@@ -6,7 +6,7 @@ describe them: its hooks rename, its errors report, and which tensor it put wher
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from typing import Any
 
@@ -66,14 +66,13 @@ def _loaded(
     twin: nn.Module, checkpoint: Checkpoint, *, strict: bool
 ) -> dict[int, tuple[str, StoredTensor]]:
     """Let the twin take the checkpoint's headers: what is stored, by identity of what it took."""
-    headers: dict[str, Any] = {
-        key: torch.empty(stored.shape, dtype=stored.dtype, device="meta")
-        for key, stored in checkpoint.tensors.items()
-    }
-    by_identity = {
-        _identity(header): (key, checkpoint.tensors[key]) for key, header in headers.items()
-    }
-    state = {**headers, **checkpoint.others}
+    wanted = twin.state_dict().keys()
+    state: dict[str, Any] = dict(checkpoint.others)
+    by_identity: dict[int, tuple[str, StoredTensor]] = {}
+    for key, stored in checkpoint.tensors.items():
+        header = torch.empty(stored.shape, dtype=stored.dtype, device="meta")
+        by_identity[_identity(header)] = (key, stored)
+        state[_called(key, wanted, getattr(twin, "base_model_prefix", ""))] = header
     for each in named_tensors(twin):
         known = next((state[name] for name in each.names if name in state), None)
         if known is not None and _is_saved(each, twin):
@@ -81,7 +80,7 @@ def _loaded(
     try:
         twin.load_state_dict(state, strict=strict, assign=True)
     except RuntimeError as error:
-        hint = _prefix_hint(twin.state_dict().keys(), checkpoint.tensors.keys())
+        hint = _prefix_hint(list(wanted), list(checkpoint.tensors))
         raise CheckpointError(f"'{checkpoint.path}': {error}{hint}") from error
     return by_identity
 
@@ -114,13 +113,25 @@ def _read(stored: tuple[str, StoredTensor]) -> Tensor:
             raise CheckpointError(f"'{tensor.file}', key '{key}': {error}") from error
 
 
-def _prefix_hint(wanted: Any, found: Any) -> str:
+def _called(key: str, wanted: Collection[str], prefix: str) -> str:
+    """The model's name of what the checkpoint calls `key`.
+
+    A Hugging Face model with a head holds the bare model under a prefix; checkpoints of the one
+    serve the other.
+    """
+    if prefix and key not in wanted:
+        for name in (f"{prefix}.{key}", key.removeprefix(f"{prefix}.")):
+            if name in wanted:
+                return name
+    return key
+
+
+def _prefix_hint(wanted: list[str], found: list[str]) -> str:
     """Says so where all the names differ by what stands before them."""
-    wanted, found = list(wanted), list(found)
     for names, others, verb in ((wanted, found, "has"), (found, wanted, "lacks")):
         for other in others:
             prefix = other.removesuffix(names[0]) if names else ""
-            if prefix and prefix != other and all(f"{prefix}{n}" in others for n in names):
+            if prefix and prefix != other and all(f"{prefix}{name}" in others for name in names):
                 return f"\nThe checkpoint {verb} '{prefix}' before the names of the model."
     return ""
 
