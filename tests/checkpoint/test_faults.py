@@ -14,7 +14,7 @@ import pytest
 import torch
 import torch.distributed.checkpoint as distributed_checkpoint
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from partitioner import CheckpointError, virtual_gpus
 from partitioner.checkpoint import match, open_checkpoint
@@ -147,7 +147,7 @@ def test_nothing_in_distributed_metadata_is_executed(tmp_path: Path) -> None:
     path = save_distributed(ZOO["seqnet"].build(), tmp_path / "saved")
     trace = tmp_path / "trace"
     (path / ".metadata").write_bytes(pickle.dumps(Intruder(trace)))
-    assert "mkdir' , which".replace(" ,", ",") in refused(path)
+    assert "mkdir', which is not executed" in refused(path)
     assert not trace.exists()
 
 
@@ -217,14 +217,9 @@ def test_without_strict_what_is_missing_is_the_models(tmp_path: Path) -> None:
         other.get_parameter("lin2.bias").fill_(4)
     state = {"lin1.bias": other.get_parameter("lin1.bias").detach(), "more": torch.ones(1)}
     save_file(state, tmp_path / "model.safetensors")
-    placed = planned_on_cpu(model, tmp_path, strict=False)
+    with virtual_gpus("2x1GiB"):
+        placed = planned("seqnet").apply(model, checkpoint=tmp_path, strict=False)
     assert torch.equal(placed.get_parameter("lin1.bias"), other.get_parameter("lin1.bias"))
     assert torch.equal(placed.get_parameter("lin2.bias"), model.get_parameter("lin2.bias"))
     with pytest.raises(CheckpointError, match=r"no data for 'lin1.weight'"):
         match(on_meta("seqnet"), open_checkpoint(tmp_path), strict=False)
-
-
-def planned_on_cpu(model: nn.Module, checkpoint: Path, *, strict: bool) -> nn.Module:
-    with virtual_gpus("2x1GiB"):
-        placed = planned("seqnet").apply(model, checkpoint=checkpoint, strict=strict)
-    return placed
