@@ -104,7 +104,7 @@ class _Mover:
         args = fx.node.map_arg(node.args, convert)
         kwargs = dict(fx.node.map_arg(node.kwargs, convert))
         if info.creates and device is not None and node.op == "call_function":
-            kwargs["device"] = device
+            kwargs["device"] = _spelled(device)
         borrowed = self._borrowed(info, device)
         if not is_late and (info.mutates or (node.op != "get_attr" and holds_tensor(info.value))):
             self._enter(info.grad_enabled, _autocast_on(info.autocast, device))
@@ -165,13 +165,14 @@ class _Mover:
 
     def _move(self, value: fx.Node, spec: Any, device: str, name: str) -> fx.Node:
         self._enter(True, self.region.autocast)
+        there = _spelled(device)
         if isinstance(spec, (tuple, list, Mapping)):
             moved = self.graph.create_node(
-                "call_function", move_structure, (value, device), name=self._fresh(name, device)
+                "call_function", move_structure, (value, there), name=self._fresh(name, device)
             )
         else:
             moved = self.graph.create_node(
-                "call_method", "to", (value, device), name=self._fresh(name, device)
+                "call_method", "to", (value, there), name=self._fresh(name, device)
             )
         path = self.nodes[value.name].module_path
         return self._noted(moved, NodeInfo(path, spec), device)
@@ -230,6 +231,11 @@ class _Mover:
             "call_function", function, args, name=fresh_name("region", self.taken)
         )
         return self._noted(node, NodeInfo("", None), None)
+
+
+def _spelled(device: str) -> str:
+    """The device as code names it: tensors on the CPU keep no index, and compilers heed that."""
+    return "cpu" if device.startswith("cpu:") else device
 
 
 def _autocast_on(

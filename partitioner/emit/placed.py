@@ -10,6 +10,8 @@ from __future__ import annotations
 import inspect
 import itertools
 import linecache
+import sys
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -60,12 +62,39 @@ class _Own:
         return self.read(instance)
 
 
+class _Staying:
+    """A conversion of tensors that leaves each on its device; `meta`, which frees them, is let."""
+
+    def __init__(self, convert: Callable[[Tensor], Tensor]) -> None:
+        self.convert = convert
+        self.declined: dict[str, None] = {}
+
+    def __call__(self, tensor: Tensor) -> Tensor:
+        probe = self.convert(tensor.new_empty(0))
+        if probe.device in (tensor.device, torch.device("meta")):
+            return self.convert(tensor)
+        self.declined[f"from '{tensor.device}' to '{probe.device}'"] = None
+        return tensor.to(probe.dtype)
+
+    def warn(self) -> None:
+        if self.declined:
+            warnings.warn(
+                f"a placed module stays where its plan put it: nothing moved {self._moves()}; its "
+                "`state_dict` can be loaded into the original or another placement",
+                stacklevel=4,
+            )
+
+    def _moves(self) -> str:
+        return ", ".join(self.declined)
+
+
 class PlacedModule(nn.Module):
     """A model that is spread over devices.
 
     It has the original's class among its bases, and so its methods, its `state_dict` keys, its
     hooks and its train/eval mode. Where the original has an attribute of the same name as one of
-    those below, the original's is kept.
+    those below, the original's is kept. `.to` and its kin convert types and leave devices alone,
+    since `forward` counts on where each part is.
 
     Attributes:
         plan: the plan that was applied; `None` for a placement made by hand.
@@ -85,6 +114,13 @@ class PlacedModule(nn.Module):
     output_devices: tuple[str, ...] = _Own(  # type: ignore[assignment]
         lambda module: module._placing.forward.mode(module.training).output_devices
     )
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
+        """What `.to`, `.cuda`, `.half` and the like do: types change, devices stay as planned."""
+        staying = _Staying(fn)
+        super()._apply(staying, recurse)  # type: ignore[no-untyped-call]
+        staying.warn()
+        return self
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         """Rebuild the class, which has no name to be found by, from the original's."""
@@ -169,7 +205,7 @@ def _copied(tensor: Tensor, source: Tensor, device: str) -> Tensor:
 def _placed_class(original: type[nn.Module], placing: Placing) -> type[PlacedModule]:
     """The class of one placed model: the original's, with another `forward`."""
     base: type[nn.Module] = nn.Module if issubclass(original, fx.GraphModule) else original
-    name = f"Placed{original.__name__}"
+    name = original.__name__
     forward = _compiled(placing.forward, name)
     given = getattr(original, "forward", None)
     forward.__doc__ = getattr(given, "__doc__", None)
@@ -181,6 +217,9 @@ def _placed_class(original: type[nn.Module], placing: Placing) -> type[PlacedMod
         if hasattr(base, attribute)
     }
     bases = (PlacedModule,) if base is nn.Module else (PlacedModule, base)
+    if issubclass(original, _hugging_face()):
+        own["hf_device_map"] = property(_device_map)
+        own["accepts_loss_kwargs"] = "num_items_in_batch" in placing.forward.code
     space = {
         **own,
         "forward": forward,
@@ -188,8 +227,24 @@ def _placed_class(original: type[nn.Module], placing: Placing) -> type[PlacedMod
         "_original": original,
         "__doc__": original.__doc__,
         "__module__": original.__module__,
+        "__qualname__": f"Placed{name}",
     }
     return type(name, bases, space)
+
+
+def _hugging_face() -> tuple[type, ...]:
+    """The base of Hugging Face's models, where their library is in use."""
+    library = sys.modules.get("transformers.modeling_utils")
+    return () if library is None else (library.PreTrainedModel,)
+
+
+def _device_map(module: nn.Module) -> dict[str, torch.device]:
+    """Tells Hugging Face's `Trainer` and accelerate that the model is on several devices."""
+    found = {
+        name.rpartition(".")[0]: parameter.device for name, parameter in module.named_parameters()
+    }
+    devices = set(found.values())
+    return {"": devices.pop()} if len(devices) == 1 else found
 
 
 def _compiled(forward: Forward, name: str) -> Callable[..., Any]:
