@@ -24,7 +24,13 @@ from torch import fx
 from torch.utils import _pytree as pytree
 
 from partitioner.capture.captured import NodeInfo
-from partitioner.emit.graphs import PlacedGraph, fresh_name, holds_tensor, reshaped_inputs
+from partitioner.emit.graphs import (
+    PlacedGraph,
+    fresh_name,
+    holds_tensor,
+    reshaped_inputs,
+    spelled_device,
+)
 
 
 def move_structure(value: Any, device: str) -> Any:
@@ -104,7 +110,7 @@ class _Mover:
         args = fx.node.map_arg(node.args, convert)
         kwargs = dict(fx.node.map_arg(node.kwargs, convert))
         if info.creates and device is not None and node.op == "call_function":
-            kwargs["device"] = _spelled(device)
+            kwargs["device"] = spelled_device(device)
         borrowed = self._borrowed(info, device)
         if not is_late and (info.mutates or (node.op != "get_attr" and holds_tensor(info.value))):
             self._enter(info.grad_enabled, _autocast_on(info.autocast, device))
@@ -165,7 +171,7 @@ class _Mover:
 
     def _move(self, value: fx.Node, spec: Any, device: str, name: str) -> fx.Node:
         self._enter(True, self.region.autocast)
-        there = _spelled(device)
+        there = spelled_device(device)
         if isinstance(spec, (tuple, list, Mapping)):
             moved = self.graph.create_node(
                 "call_function", move_structure, (value, there), name=self._fresh(name, device)
@@ -231,11 +237,6 @@ class _Mover:
             "call_function", function, args, name=fresh_name("region", self.taken)
         )
         return self._noted(node, NodeInfo("", None), None)
-
-
-def _spelled(device: str) -> str:
-    """The device as code names it: tensors on the CPU keep no index, and compilers heed that."""
-    return "cpu" if device.startswith("cpu:") else device
 
 
 def _autocast_on(
