@@ -12,7 +12,18 @@ import pytest
 import torch
 from torch import nn
 
-from partitioner import Cluster, Device, InfeasibleError, Link, Plan, PlanError, Separate, SpecError, plan, virtual_gpus
+from partitioner import (
+    Cluster,
+    Device,
+    InfeasibleError,
+    Link,
+    Plan,
+    PlanError,
+    Separate,
+    SpecError,
+    plan,
+    virtual_gpus,
+)
 from partitioner.capture import captured_of
 from partitioner.graph import training_loss, wire_specs
 from partitioner.schedule import in_flight, orders
@@ -84,8 +95,10 @@ def buffered(found: Plan) -> dict[str, int]:
     return extra
 
 
-@pytest.mark.parametrize(("schedule", "stages_per_rank"), SCHEDULES)
-@pytest.mark.parametrize("name", ["hf_gpt2_labels", "unet"])
+@pytest.mark.parametrize(
+    ("name", "schedule", "stages_per_rank"),
+    [*(("unet", *each) for each in SCHEDULES), ("hf_gpt2_labels", "1f1b", 1)],
+)
 def test_memory_is_as_promised(name: str, schedule: str, stages_per_rank: int) -> None:
     found = planned(name, schedule, stages_per_rank)
     args, kwargs = batch_of(name)
@@ -104,13 +117,13 @@ def test_memory_is_as_promised(name: str, schedule: str, stages_per_rank: int) -
 
 
 def test_a_plan_survives_its_document() -> None:
-    found = planned("unet", "interleaved", 2)
+    found = unet_plan()
     text = found.to_json()
     again = Plan.from_json(text)
     assert again == found
     assert again.to_json() == text
     assert again.stages() == found.stages()
-    assert planned("unet", "interleaved", 2).to_json() == text
+    assert planned("unet").to_json() == text
 
 
 @pytest.mark.parametrize(
@@ -121,6 +134,8 @@ def test_a_plan_survives_its_document() -> None:
         ("ranks", ["cuda:1", "cuda:0"]),
         ("schedule", "zigzag"),
         ("stages", {}),
+        ("ranks", ["cuda:0", "cuda:7"]),
+        ("ranks", []),
     ],
 )
 def test_a_document_that_contradicts_itself_is_refused(key: str, value: object) -> None:
@@ -172,9 +187,7 @@ def test_verify_runs_the_pipeline_next_to_the_whole_model(name: str, mode: str) 
     assert report.on == "virtual GPUs"
     assert report.passed, report
     expected = {"outputs", "gradients", "parameters after two steps"}
-    assert {c.what for c in report.comparisons} == (
-        expected if mode == "train" else {"outputs"}
-    )
+    assert {c.what for c in report.comparisons} == (expected if mode == "train" else {"outputs"})
     assert all(c.tensors for c in report.comparisons)
     assert all(report.measured_peak_nbytes[rank] for rank in found.pipeline.ranks)
 

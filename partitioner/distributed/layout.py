@@ -16,7 +16,6 @@ from partitioner.errors import PlanError, SpecError
 from partitioner.graph import StagePart, split_stages, tied_parameters
 from partitioner.schedule import Orders, check_schedule, orders
 
-
 Call = tuple[tuple[Any, ...], dict[str, Any]]
 
 
@@ -52,9 +51,7 @@ def micro_calls(args: tuple[Any, ...], kwargs: Mapping[str, Any], micro_batches:
     return [part(place) for place in range(micro_batches)]
 
 
-def first_micro_batch(
-    args: tuple[Any, ...], kwargs: Mapping[str, Any], micro_batches: int
-) -> Call:
+def first_micro_batch(args: tuple[Any, ...], kwargs: Mapping[str, Any], micro_batches: int) -> Call:
     """The first of `micro_calls`.
 
     Raises:

@@ -133,9 +133,13 @@ class Shortfall:
 
     Attributes:
         nbytes: by device, what the division with the least excess lacks.
+        cuts: of that division; empty where no division keeps the other demands.
+        devices: of that division.
     """
 
     nbytes: tuple[int, ...]
+    cuts: tuple[int, ...] = ()
+    devices: tuple[int, ...] = ()
 
 
 def solve_stages(problem: StageProblem) -> StageSolution | Shortfall:
@@ -498,4 +502,4 @@ class _Search:
         for device, capacity in enumerate(problem.capacity_nbytes):
             if capacity is not None:
                 lacks[device] = max(0, int(np.ceil(held[device] - capacity)))
-        return Shortfall(tuple(lacks))
+        return Shortfall(tuple(lacks), tuple(cuts), sequence)

@@ -49,9 +49,7 @@ def stage_problems(draw: st.DrawFn) -> StageProblem:
         )
     )
     every = tuple(range(count))
-    allowed = tuple(
-        draw(st.sampled_from([every, every, every, (every[-1],)])) for _ in range(size)
-    )
+    allowed = tuple(draw(st.sampled_from([every, every, every, (every[-1],)])) for _ in range(size))
     separated = ()
     if size > 1 and draw(st.integers(0, 3)) == 0:
         separated = (((0,), (draw(st.integers(1, size - 1)),)),)
