@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import sys
 import time
@@ -34,17 +35,21 @@ def reporting_faults(record: PipelineRecord) -> Iterator[None]:
     rank, size = dist.get_rank(), dist.get_world_size()
     store.set(f"partitioner/process/{rank}", f"{socket.gethostname()} {os.getpid()}")
     dist.barrier()
+    before = signal.signal(signal.SIGTERM, _end)
     try:
         yield
-    except Exception as error:
-        cause = f"{type(error).__name__}: {error}"
+        signal.signal(signal.SIGTERM, before)
+    except Exception as raised:
+        error = _root(raised)
+        who, cause = _who(record, rank), " ".join(f"{type(error).__name__}: {error}".split())
         if isinstance(error, PartitionerError):
             cause = str(error)
-        who = _who(record, rank)
         if _is_lost(error):
             gone = _ended(store, rank, size)
             if gone is not None:
                 who, cause = _who(record, gone), "its process ended"
+            elif isinstance(error, _ToldToEnd):
+                os._exit(1)
             else:
                 cause = f"got nothing from another rank; {cause}"
         first = str(rank).encode()
@@ -54,16 +59,31 @@ def reporting_faults(record: PipelineRecord) -> Iterator[None]:
         os._exit(1)
 
 
+class _ToldToEnd(Exception):
+    """The launcher ends this process, as it does when another one has ended."""
+
+
+def _end(signum: int, frame: object) -> None:
+    raise _ToldToEnd
+
+
 def _who(record: PipelineRecord, rank: int) -> str:
     ranks = len(record.ranks)
     mine = range(rank % ranks, ranks * record.stages_per_rank, ranks)
     return f"rank {rank}, stage {', '.join(map(str, mine))}"
 
 
-def _is_lost(error: Exception) -> bool:
+def _root(error: BaseException) -> BaseException:
+    """The error that others were raised from, as schedules do."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
+
+
+def _is_lost(error: BaseException) -> bool:
     """Whether it is the connection to another rank that failed."""
     text = str(error).lower()
-    return isinstance(error, dist.DistError) or any(
+    return isinstance(error, _ToldToEnd | dist.DistError) or any(
         sign in text for sign in ("connection", "timed out", "timeout", "gloo", "nccl")
     )
 
