@@ -34,7 +34,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cost_models import MeasuredCostModel
+from cost_models import DeviceKind, MeasuredCostModel, OperatorCall, local_device
 from partitioner import Cluster, Device, Link, plan
 from partitioner.capture import capture
 from partitioner.distributed import PipelineLayout, RankPipeline, first_micro_batch, micro_calls
