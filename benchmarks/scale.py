@@ -2,8 +2,8 @@
 
 Generated problems that look like real models (`FAMILIES`), trained on equal devices with equal
 links and a little more memory than they need. One JSON object a line: `{"family", "nodes",
-"devices", "objective", "ordered", "seconds", "value", "bound", "gap", "peak_rss_nbytes"}`, each case
-in a process of its own; the last line has the growth exponents of the seconds.
+"devices", "objective", "ordered", "seconds", "value", "bound", "gap", "peak_rss_nbytes"}`, each
+case in a process of its own; the last line has the growth exponents of the seconds.
 """
 
 from __future__ import annotations

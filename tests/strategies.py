@@ -75,6 +75,8 @@ def problems(
     if objective == "memory" or draw(st.booleans()):
         capacities: tuple[int | None, ...] = tuple(draw(limit) for _ in devices)
         capacities = capacities[:1] * count_devices if equal else capacities
+        if count_devices > 1 and draw(st.integers(0, 4)) == 0:
+            capacities = (*capacities[:-1], None)
     else:
         capacities = (None,) * count_devices
     link = scale * draw(st.sampled_from([0.0, 0.5]))
@@ -82,7 +84,8 @@ def problems(
     spread = st.just(1.0) if equal else st.sampled_from([0.5, 1.0, 2.0])
     square = {(a, b): draw(spread) for a in devices for b in devices if a != b}
     node_pairs = [(a, b) for a in range(nodes) for b in range(a + 1, nodes)]
-    some_pairs = st.lists(st.sampled_from(node_pairs), max_size=1) if node_pairs else st.just([])
+    some_pairs = st.lists(st.sampled_from(node_pairs), max_size=2) if node_pairs else st.just([])
+    few_pairs = st.lists(st.sampled_from(node_pairs), max_size=1) if node_pairs else st.just([])
     return Problem(
         objective=objective,
         nodes=tuple(f"n{node}" for node in range(nodes)),
@@ -103,8 +106,11 @@ def problems(
             (draw(st.sampled_from(devices)),) if draw(st.integers(0, 9)) == 0 else tuple(devices)
             for _ in range(nodes)
         ),
-        colocated=tuple(draw(some_pairs)),
-        separated=tuple(((a,), (b,)) for a, b in draw(some_pairs)),
+        colocated=tuple(draw(some_pairs if draw(st.booleans()) else few_pairs)),
+        separated=tuple(
+            ((a, b - 1) if a < b - 1 and draw(st.booleans()) else (a,), (b,))
+            for a, b in draw(few_pairs)
+        ),
         contiguous=draw(st.integers(0, 3)) == 0,
         pays_endpoint=tuple(draw(st.booleans()) for _ in devices),
     )
