@@ -879,3 +879,26 @@ def text(tables: Tables) -> str:
         Programme(tables).lp.writeLP(path)
         with open(path) as file:
             return file.read()
+
+
+def programme_entries(tables: Tables) -> int:
+    """About how many non-zero entries the integer programme has."""
+    problem = tables.problem
+    devices = len(problem.devices)
+    entries = 4 * len(tables.groups) * devices
+    ends = sum(1 + len(flow.targets) for flow in problem.flows)
+    match problem.objective:
+        case "latency":
+            phases = 1 + tables.trains
+            entries += phases * (12 * len(problem.nodes) * devices + 6 * ends * devices)
+        case "throughput":
+            entries += 6 * ends * devices
+            if any(any(map(any, travel)) for travel in tables.forward_travel):
+                entries += 4 * len(problem.flows) * devices * devices
+        case _:
+            pass
+    if any(capacity is not None for capacity in problem.capacity_nbytes):
+        entries += 24 * len(problem.holds) * devices
+    if problem.contiguous:
+        entries += 3 * ends * devices * devices
+    return entries

@@ -4,6 +4,8 @@
 
     contract ─► lower bound ─► splits of the line, descent ─► integer programme ─► ties ─► recount
                     └──────────────── met: proven at once ───────────────────────┘
+
+A large problem is coarsened first; then the bound is the large problem's, and stays.
 """
 
 from __future__ import annotations
@@ -23,9 +25,17 @@ from partitioner.solve.improve import Rank, by_objective, by_ties, descend, kick
 from partitioner.solve.infeasible import explain, least_lack, never_fits
 from partitioner.solve.intervals import lines, splits
 from partitioner.solve.labels import applies, best_in_order
+from partitioner.solve.large import coarsened, is_large
 from partitioner.solve.neighbourhoods import shared_out_anew
 from partitioner.solve.problem import Problem, Solution, Status
-from partitioner.solve.programme import Aim, Answer, Interrupted, Limits, Programme
+from partitioner.solve.programme import (
+    Aim,
+    Answer,
+    Interrupted,
+    Limits,
+    Programme,
+    programme_entries,
+)
 from partitioner.solve.state import State, Tables
 from partitioner.solve.waists import cheapest_walk
 
@@ -107,6 +117,9 @@ class _Search:
         say: Progress,
     ) -> None:
         self.original = problem
+        self.coarse = coarsened(problem) if is_large(problem) else None
+        if self.coarse is not None:
+            problem = self.coarse.problem
         self.started = started
         self.deadline = None if time_limit is None else started + time_limit
         self.seed = seed
@@ -123,7 +136,11 @@ class _Search:
         if not all(self.tables.choices) or never_fits(self.problem):
             raise explain(self.original, self.deadline, self.seed)
         schedule = _Schedule(self.problem) if self.problem.objective == "latency" else None
-        if schedule is None:
+        if self.coarse is not None:
+            self.bound = self.coarse.bound
+            if self.coarse.placed is not None:
+                self.starts.append(self.contraction.shrink(self.coarse.placed))
+        elif schedule is None:
             self.bound = lower_bound(self.tables)
         else:
             self.bound = lower_bound(schedule.relaxed, schedule.walk)
@@ -137,7 +154,7 @@ class _Search:
         if schedule is not None and ordered and not self.proven():
             self._in_order(schedule, LABEL_UNITS)
             most = MOST_ENTRIES if self.best is None or self.deadline else LABELLED_ENTRIES
-        if not self.proven():
+        if not self.done():
             self._programme(most)
         if schedule is not None and ordered and self.deadline is not None and not self.proven():
             self._in_order(schedule, inf)
@@ -148,6 +165,11 @@ class _Search:
 
     def proven(self) -> bool:
         return self.best is not None and self.value - self.bound <= PROVEN * self.value
+
+    def done(self) -> bool:
+        """Proven, or as close as it makes sense for a problem that was coarsened."""
+        close = PROVEN if self.coarse is None else WORTHWHILE
+        return self.best is not None and self.value - self.bound <= close * self.value
 
     def offer(self, placed: Sequence[int]) -> None:
         """Keep an assignment if a recount says that it is feasible and better."""
@@ -163,7 +185,7 @@ class _Search:
             state = State(self.tables, placed)
             starts.append((by_objective(state), placed))
             self.offer(placed)
-            if self.proven() or effort.late():
+            if self.done() or effort.late():
                 return
         if len(self.tables.groups) * len(self.problem.devices) <= 24:
             return
@@ -172,22 +194,22 @@ class _Search:
                 for placed in splits(self.tables, line):
                     starts.append((by_objective(State(self.tables, placed)), placed))
                     self.offer(placed)
-                if self.proven() or effort.late():
+                if self.done() or effort.late():
                     return
         starts.sort()
         for place, (_, placed) in enumerate(starts[:4]):
             state = State(self.tables, placed)
             descend(state, effort.part(0.25))
             self.offer(state.placed)
-            if self.proven() or effort.late():
+            if self.done() or effort.late():
                 return
             starts[place] = (by_objective(state), list(state.placed))
         placed = min(starts)[1]
         found, _ = kicked(self.tables, placed, effort, self.seed, self._good_enough)
         self.offer(found)
-        if self.problem.contiguous and not self.proven():
+        if self.problem.contiguous and not self.done():
             self._ideals()
-        if self.problem.objective == "throughput" and not self.proven():
+        if self.problem.objective == "throughput" and not self.done():
             self._share_out()
 
     def _share_out(self) -> None:
@@ -215,7 +237,7 @@ class _Search:
         if ordered.placed is not None:
             self.offer(ordered.placed)
         if ordered.exact:
-            self.bound = max(self.bound, min(ordered.value, known))
+            self._raise_bound(min(ordered.value, known))
 
     def _in_order(self, schedule: _Schedule, units: float) -> None:
         """Labels along the order of execution, more and more of them at a time."""
@@ -249,7 +271,7 @@ class _Search:
         turn = 0
         while self.deadline is not None and self.best is not None:
             effort = Effort(min(UNITS, UNITS_EACH * len(self.tables.groups)), self.deadline)
-            if effort.late() or self.proven() or len(self.tables.groups) < 2:
+            if effort.late() or self.done() or len(self.tables.groups) < 2:
                 return
             turn += 1
             found, _ = kicked(
@@ -260,7 +282,8 @@ class _Search:
                 self._share_out()
 
     def _good_enough(self, rank: Rank) -> bool:
-        return rank[0] == 0 and rank[1] == 0 and rank[2] - self.bound <= PROVEN * rank[2]
+        close = PROVEN if self.coarse is None else WORTHWHILE
+        return rank[0] == 0 and rank[1] == 0 and rank[2] - self.bound <= close * rank[2]
 
     def _starts(self) -> Iterator[list[int]]:
         """What the bound suggests, everything on one device, intervals of the line."""
@@ -327,10 +350,15 @@ class _Search:
             self.offer(answer.placed)
             if self.value < before:
                 self.solver = answer.solver
-        bound = min(answer.bound, self.value)
-        if bound > self.bound:
-            self.bound = bound
+        if self._raise_bound(min(answer.bound, self.value)):
             self.solver = answer.solver
+
+    def _raise_bound(self, bound: float) -> bool:
+        """A better bound, if it is one of the whole problem as well."""
+        if self.coarse is not None or bound <= self.bound:
+            return False
+        self.bound = bound
+        return True
 
     def _ties(self) -> None:
         """Among equally good assignments: less traffic, fewer transfers, lower devices first."""
@@ -379,13 +407,17 @@ class _Search:
         """The best assignment, recounted on the problem as it was given."""
         assert self.best is not None
         placed = self.contraction.expand(self.best)
+        if self.coarse is not None:
+            placed = self.coarse.contraction.expand(placed)
         recount = count(self.original, placed)
         if not recount.feasible:
             raise SolverError(f"the plan breaks a limit: {'; '.join(recount.violations[:3])}")
-        if abs(recount.objective - self.value) > 1e-9 * self.value:
+        rounding = inf if self.coarse is not None else 1e-9 * self.value
+        if abs(recount.objective - self.value) > rounding:
             raise SolverError(
                 f"the search counted {self.value:.9g}, the plan costs {recount.objective:.9g}"
             )
+        self.value = recount.objective
         proven = self.proven()
         return Solution(
             status=Status.OPTIMAL if proven else Status.FEASIBLE,
@@ -417,26 +449,3 @@ class _Schedule:
         self.relaxed = Tables(followed.relaxed)
         self.walk = cheapest_walk(self.relaxed)
         self.width = FIRST_WIDTH
-
-
-def programme_entries(tables: Tables) -> int:
-    """About how many non-zero entries the integer programme has."""
-    problem = tables.problem
-    devices = len(problem.devices)
-    entries = 4 * len(tables.groups) * devices
-    ends = sum(1 + len(flow.targets) for flow in problem.flows)
-    match problem.objective:
-        case "latency":
-            phases = 1 + tables.trains
-            entries += phases * (12 * len(problem.nodes) * devices + 6 * ends * devices)
-        case "throughput":
-            entries += 6 * ends * devices
-            if any(any(map(any, travel)) for travel in tables.forward_travel):
-                entries += 4 * len(problem.flows) * devices * devices
-        case _:
-            pass
-    if any(capacity is not None for capacity in problem.capacity_nbytes):
-        entries += 24 * len(problem.holds) * devices
-    if problem.contiguous:
-        entries += 3 * ends * devices * devices
-    return entries
