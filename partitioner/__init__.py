@@ -8,18 +8,21 @@ from partitioner.compiler import partition, plan
 from partitioner.emit import PlacedModule
 from partitioner.errors import (
     CaptureError,
+    CheckpointError,
     InfeasibleError,
     PartitionerError,
     PlanError,
     SolverError,
     SpecError,
 )
+from partitioner.lean import checkpointed
 from partitioner.plan import Plan
 from partitioner.spec import Cluster, Colocate, Contiguous, Device, Link, Pin, Separate
 from partitioner.virtual import virtual_gpus
 
 __all__ = [
     "CaptureError",
+    "CheckpointError",
     "Cluster",
     "Colocate",
     "Contiguous",
@@ -34,6 +37,7 @@ __all__ = [
     "Separate",
     "SolverError",
     "SpecError",
+    "checkpointed",
     "partition",
     "plan",
     "virtual_gpus",

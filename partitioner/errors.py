@@ -8,7 +8,8 @@
     ├── InfeasibleError  nothing fits, and by how much
     ├── SolverError      the solver broke its word, or ran out of time with nothing
     │   └── TimeLimitError
-    └── PlanError        a plan that is damaged, foreign, or for another model
+    ├── PlanError        a plan that is damaged, foreign, or for another model
+    └── CheckpointError  a checkpoint that is damaged, foreign, or for another model
 
 Each message says what, how much and what to try, in the user's own names.
 """
@@ -32,6 +33,10 @@ class PlanError(PartitionerError, ValueError):
     """A plan is damaged, foreign, or belongs to another model."""
 
 
+class CheckpointError(PartitionerError, ValueError):
+    """A checkpoint is damaged, holds more than tensors, or belongs to another model."""
+
+
 class SolverError(PartitionerError, RuntimeError):
     """The solver's answer does not survive a recount, or the solver is missing."""
 
@@ -46,7 +51,9 @@ class InfeasibleError(PartitionerError):
     Attributes:
         shortfall: bytes missing, by device name, or under `"total"` for all devices together.
         conflicting: the constraints that clash, as the user wrote them.
-        suggestions: what would help; each one holds when tried.
+        suggestions: what would help, each of them alone; each one holds when tried.
+
+    As a text it is the message, then a line for each suggestion.
     """
 
     def __init__(
@@ -61,3 +68,6 @@ class InfeasibleError(PartitionerError):
         self.shortfall: dict[str, int] = dict(shortfall or {})
         self.conflicting: tuple[object, ...] = tuple(conflicting)
         self.suggestions: tuple[str, ...] = tuple(suggestions)
+
+    def __str__(self) -> str:
+        return "\n".join([super().__str__(), *(f"  try: {text}" for text in self.suggestions)])

@@ -20,7 +20,7 @@ from partitioner.solve.evaluate import count
 from partitioner.solve.followers import follow
 from partitioner.solve.ideals import best_ordered_split
 from partitioner.solve.improve import Rank, by_objective, by_ties, descend, kicked
-from partitioner.solve.infeasible import explain
+from partitioner.solve.infeasible import explain, least_lack, never_fits
 from partitioner.solve.intervals import lines, splits
 from partitioner.solve.labels import applies, best_in_order
 from partitioner.solve.neighbourhoods import shared_out_anew
@@ -122,8 +122,8 @@ class _Search:
         self.starts: list[list[int]] = []
 
     def run(self) -> None:
-        if not all(self.tables.choices):
-            raise explain(self.original)
+        if not all(self.tables.choices) or never_fits(self.problem):
+            raise explain(self.original, self.deadline, self.seed)
         schedule = _Schedule(self.problem) if self.problem.objective == "latency" else None
         if schedule is None:
             self.bound = lower_bound(self.tables)
@@ -287,10 +287,7 @@ class _Search:
         if entries > most * (1 if self.deadline is None else PATIENCE):
             self.say(f"too large for the integer programme ({entries} entries)")
             if self.best is None:
-                raise TimeLimitError(
-                    "no plan was found that fits, and the problem is too large to prove that there"
-                    " is none; allow more memory, or drop a constraint"
-                )
+                self._any_that_fits()
             return
         self.say(f"integer programme of about {entries} entries")
         limits = Limits(
@@ -320,9 +317,19 @@ class _Search:
         if self.best is None:
             if answer.complete:
                 raise explain(self.original, self.deadline, self.seed)
+            self._any_that_fits()
+
+    def _any_that_fits(self) -> None:
+        """A search for room alone, where the search for the objective found nothing that fits."""
+        lack = least_lack(self.original, self.deadline, self.seed)
+        if lack.placed is not None:
+            self.offer(self.contraction.shrink(lack.placed))
+        if self.best is None and self.deadline is not None:
             raise TimeLimitError(
                 "no plan was found in time, though there may be one; allow more time or more memory"
             )
+        if self.best is None:
+            raise explain(self.original, self.deadline, self.seed)
 
     def _take(self, answer: Answer) -> None:
         if answer.placed is not None:
@@ -432,6 +439,8 @@ def programme_entries(tables: Tables) -> int:
         case "latency":
             phases = 1 + tables.trains
             entries += phases * (12 * len(problem.nodes) * devices + 6 * ends * devices)
+            shared = sum(3 + 6 * len(hops) for row in problem.roads for hops in row if hops)
+            entries += phases * ends * shared
         case "throughput":
             entries += 6 * ends * devices
             if any(any(map(any, travel)) for travel in tables.forward_travel):

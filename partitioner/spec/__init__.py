@@ -15,13 +15,14 @@ from partitioner.spec.constraints import (
 from partitioner.spec.device import (
     ASSUMED_CPU_KIND,
     ASSUMED_KIND,
-    ASSUMED_LINK,
     Device,
-    Link,
     device_name,
 )
+from partitioner.spec.enlarge import most_roomy, with_twins
+from partitioner.spec.link import ASSUMED_LINK, HOST, Link, is_host
 from partitioner.spec.names import MODES, OBJECTIVES, check_name, hint, match, nearest
 from partitioner.spec.sizes import (
+    exact_nbytes,
     format_bandwidth,
     format_flops,
     format_nbytes,
@@ -36,6 +37,7 @@ __all__ = [
     "ASSUMED_CPU_KIND",
     "ASSUMED_KIND",
     "ASSUMED_LINK",
+    "HOST",
     "MODES",
     "OBJECTIVES",
     "Cluster",
@@ -50,12 +52,15 @@ __all__ = [
     "Targets",
     "check_name",
     "device_name",
+    "exact_nbytes",
     "format_bandwidth",
     "format_flops",
     "format_nbytes",
     "format_seconds",
     "hint",
+    "is_host",
     "match",
+    "most_roomy",
     "nearest",
     "parse_bandwidth",
     "parse_constraint",
@@ -63,4 +68,5 @@ __all__ = [
     "parse_nbytes",
     "parse_seconds",
     "resolve",
+    "with_twins",
 ]
