@@ -23,14 +23,8 @@ import torch.utils.checkpoint
 from torch import fx
 from torch.utils import _pytree as pytree
 
-from partitioner.capture.captured import NodeInfo
-from partitioner.emit.graphs import (
-    PlacedGraph,
-    fresh_name,
-    holds_tensor,
-    reshaped_inputs,
-    spelled_device,
-)
+from partitioner.capture.captured import NodeInfo, holds_tensor
+from partitioner.emit.graphs import PlacedGraph, fresh_name, reshaped_inputs, spelled_device
 
 
 def move_structure(value: Any, device: str) -> Any:

@@ -12,7 +12,7 @@ import itertools
 import linecache
 import sys
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -159,14 +159,14 @@ def place(
 
     def moved(tensor: Tensor, name: str) -> Tensor:
         source = data[name]() if name in data else tensor
-        return _copied(tensor, source, homes.get(name, first))
+        return copied(tensor, name, homes.get(name, first), source)
 
     placed = clone(model, moved)
     vars(placed).pop("forward", None)
     for training, recording in recordings.items():
         where = owned_state(recording, placements[training])
         for name, tensor in recording.constants.items():
-            vars(placed)[constant_name(name, recording)] = _copied(tensor, tensor, where[name])
+            vars(placed)[constant_name(name, recording)] = copied(tensor, name, where[name])
     placed.__class__ = _placed_class(original_class(model), Placing(forward, plan))
     assert isinstance(placed, PlacedModule)
     return placed
@@ -180,15 +180,30 @@ def _check_data(model: nn.Module, data: Mapping[str, Any]) -> None:
         if held.tensor.is_meta and held.names[0] not in data
     ]
     if bare:
-        raise PlanError(
-            f"{listed('tensor', bare)} of the model on 'meta' have no data; give "
-            "`plan.apply(model, checkpoint=...)` their file, or materialise the model first, as by "
-            "`model.to_empty(device='cpu')` and `model.load_state_dict(...)`"
-        )
+        raise PlanError(_without_data(bare))
 
 
-def _copied(tensor: Tensor, source: Tensor, device: str) -> Tensor:
-    """What `tensor` is, with a copy of the data of `source`, straight on its device."""
+def _without_data(names: Sequence[str]) -> str:
+    verb = "has" if len(names) == 1 else "have"
+    return (
+        f"{listed('tensor', names)} of the model on 'meta' {verb} no data; give "
+        "`plan.apply(model, checkpoint=...)` their file, or materialise the model first, as by "
+        "`model.to_empty(device='cpu')` and `model.load_state_dict(...)`"
+    )
+
+
+def copied(tensor: Tensor, name: str, device: str, source: Tensor | None = None) -> Tensor:
+    """A copy of a parameter, buffer or constant, straight on its device.
+
+    Args:
+        tensor: what it is.
+        name: its canonical name.
+        device: where the copy is to be.
+        source: its data, where that does not come from `tensor`.
+    """
+    source = tensor if source is None else source
+    if source.is_meta and torch.device(device).type != "meta":
+        raise PlanError(_without_data([name]))
     with torch.no_grad():
         data = source.detach().to(device, tensor.dtype, copy=True)
     if issubclass(type(tensor), nn.Parameter):

@@ -20,8 +20,10 @@ from partitioner.spec.device import (
     Link,
     device_name,
 )
+from partitioner.spec.enlarge import most_roomy, with_twins
 from partitioner.spec.names import MODES, OBJECTIVES, check_name, hint, match, nearest
 from partitioner.spec.sizes import (
+    exact_nbytes,
     format_bandwidth,
     format_flops,
     format_nbytes,
@@ -50,12 +52,14 @@ __all__ = [
     "Targets",
     "check_name",
     "device_name",
+    "exact_nbytes",
     "format_bandwidth",
     "format_flops",
     "format_nbytes",
     "format_seconds",
     "hint",
     "match",
+    "most_roomy",
     "nearest",
     "parse_bandwidth",
     "parse_constraint",
@@ -63,4 +67,5 @@ __all__ = [
     "parse_nbytes",
     "parse_seconds",
     "resolve",
+    "with_twins",
 ]

@@ -1,0 +1,49 @@
+"""More of what there is: further devices like a given one, joined to the others as it is."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from partitioner.spec.cluster import Cluster
+from partitioner.spec.device import Device
+
+
+def with_twins(cluster: Cluster, name: str, count: int = 1) -> Cluster:
+    """`count` more devices of the kind, memory and links of the device `name`.
+
+    A twin is joined to the original as the original is to the first device to which it has a link.
+    """
+    original = cluster.device(name)
+    devices, links = list(cluster.devices), list(cluster.links)
+    for twin in _new_names(cluster, name, count):
+        own = [link for link in links if name in link.between]
+        for link in own:
+            first, second = link.between
+            links.append(
+                replace(
+                    link,
+                    between=(twin if first == name else first, twin if second == name else second),
+                )
+            )
+        if own:
+            links.append(replace(own[0], between=(name, twin)))
+        devices.append(replace(original, name=twin))
+    return Cluster(tuple(devices), tuple(links))
+
+
+def _new_names(cluster: Cluster, name: str, count: int) -> list[str]:
+    """Names of the same type that are still free."""
+    kind = name.partition(":")[0]
+    taken = {int(n.partition(":")[2] or 0) for n in cluster.names if n.partition(":")[0] == kind}
+    first = max(taken) + 1
+    return [f"{kind}:{first + index}" for index in range(count)]
+
+
+def most_roomy(cluster: Cluster) -> str:
+    """The first of the devices with the most memory; a GPU where there is one."""
+    gpus = [device for device in cluster.devices if not device.name.startswith("cpu")]
+
+    def room(device: Device) -> float:
+        return device.memory if isinstance(device.memory, int) else float("inf")
+
+    return max(gpus or cluster.devices, key=room).name
