@@ -43,7 +43,7 @@ def inventory(topology: Topology | None = None) -> Inventory:
     what `topology` (`None`: what `nvidia-smi` says) tells of NVLink and PCI Express. Where it does
     not tell, there is no link, and plans take the stated default.
     """
-    names = gpu_names()
+    names = [f"cuda:{i}" for i in range(torch.cuda.device_count())]
     if not names:
         return Inventory(Cluster.of([HOST]))
     devices = Cluster.of(names).devices
@@ -51,10 +51,6 @@ def inventory(topology: Topology | None = None) -> Inventory:
     notes = dict(_merged(dict(reader.links())))
     return Inventory(Cluster(devices, tuple(notes)), notes)
 
-
-def gpu_names() -> list[str]:
-    """The GPUs that `torch.cuda` sees."""
-    return [f"cuda:{i}" for i in range(torch.cuda.device_count())]
 
 
 class _Reader:
