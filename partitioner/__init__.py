@@ -14,6 +14,7 @@ from partitioner.errors import (
     SolverError,
     SpecError,
 )
+from partitioner.lean import checkpointed
 from partitioner.plan import Plan
 from partitioner.spec import Cluster, Colocate, Contiguous, Device, Link, Pin, Separate
 from partitioner.virtual import virtual_gpus
@@ -34,6 +35,7 @@ __all__ = [
     "Separate",
     "SolverError",
     "SpecError",
+    "checkpointed",
     "partition",
     "plan",
     "virtual_gpus",

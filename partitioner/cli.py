@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 
 import click
 from rich.console import Console, RenderableType
+from torch import nn
 
 from partitioner.capture import example_call, example_of
 from partitioner.compare import compare as compare_placements
@@ -31,8 +32,17 @@ from partitioner.errors import (
     SpecError,
     TimeLimitError,
 )
-from partitioner.loading import Call, load_inputs, load_model, parse_inputs, with_values
+from partitioner.lean import checkpointed
+from partitioner.loading import (
+    Call,
+    load_inputs,
+    load_model,
+    parse_dtype,
+    parse_inputs,
+    with_values,
+)
 from partitioner.machine import inventory, measure_links, surveyed
+from partitioner.options import Options, mode_of
 from partitioner.plan import Plan
 from partitioner.report import (
     check_suffix,
@@ -40,6 +50,7 @@ from partitioner.report import (
     plan_renderable,
     write_whole,
 )
+from partitioner.schedule import SCHEDULES
 from partitioner.spec import (
     MODES,
     OBJECTIVES,
@@ -104,11 +115,7 @@ def _told(error: Exception) -> tuple[int, str]:
     """The exit code and the message of an error."""
     match error:
         case InfeasibleError():
-            lines = [str(error)]
-            lines += [f"  missing: {format_nbytes(n)} on {d}" for d, n in error.shortfall.items()]
-            lines += [f"  in the way: {constraint}" for constraint in error.conflicting]
-            lines += [f"  try: {text}" for text in error.suggestions if text not in lines[0]]
-            return NOTHING_FITS, "\n".join(lines)
+            return NOTHING_FITS, str(error)
         case TimeLimitError():
             return OUT_OF_TIME, str(error)
         case PartitionerError() if not isinstance(error, SolverError):
@@ -185,6 +192,30 @@ def _output(suffixes: bool = False, required: bool = False) -> Callable[[Command
     )
 
 
+def _model_options(command: Command) -> Command:
+    """The options that change the model before anything else is done with it."""
+    command = click.option(
+        "--checkpoint",
+        "checkpoints",
+        multiple=True,
+        metavar="MODULES",
+        help="Recompute activations in modules such as 'model.layers.*'; repeatable.",
+    )(command)
+    return click.option(
+        "--dtype", metavar="TYPE", help="Cast the model: 'bf16', 'f16', 'f32', ..."
+    )(command)
+
+
+def _adapted(model: nn.Module, dtype: str | None, checkpoints: tuple[str, ...]) -> nn.Module:
+    """The model under `_model_options`."""
+    if dtype is not None:
+        target = parse_dtype(dtype)
+        if not target.is_floating_point:
+            raise SpecError(f"--dtype {dtype}: a model is cast to a floating type, such as bf16")
+        model = model.to(target)
+    return checkpointed(model, *checkpoints) if checkpoints else model
+
+
 def _call_options(command: Command) -> Command:
     """The options that give the example call."""
     command = click.option(
@@ -246,6 +277,7 @@ def cli(debug: bool) -> None:
     metavar="DEVICES",
     help="'2x16GiB', '2xa100-40gb', 'cuda:0=24GiB,cuda:1=16GiB' or a cluster file.",
 )
+@_model_options
 @_call_options
 @click.option("--mode", type=click.Choice(MODES), help="Default: as the model is.")
 @click.option("--optimizer", metavar="NAME", help="Its state takes memory: adam, adamw, sgd, ...")
@@ -258,6 +290,27 @@ def cli(debug: bool) -> None:
     metavar="TEXT",
     help="'pin lm_head=cuda:1', 'colocate a,b', 'separate a,b' or 'contiguous'; repeatable.",
 )
+@click.option(
+    "--micro-batches",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Divide the batch and plan a pipeline, for --objective throughput.",
+)
+@click.option(
+    "--schedule",
+    type=click.Choice(SCHEDULES),
+    default=SCHEDULES[0],
+    show_default=True,
+    help="Of the pipeline.",
+)
+@click.option(
+    "--stages-per-rank",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Of the pipeline.",
+)
 @click.option("--time-limit", type=float, callback=_positive, metavar="SECONDS")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the solver.")
 @_output()
@@ -267,11 +320,16 @@ def plan(
     devices: str,
     input_texts: tuple[str, ...],
     inputs: str | None,
+    dtype: str | None,
+    checkpoints: tuple[str, ...],
     mode: str | None,
     optimizer: str | None,
     objective: str,
     memory: str | None,
     constraints: tuple[str, ...],
+    micro_batches: int,
+    schedule: str,
+    stages_per_rank: int,
     time_limit: float | None,
     seed: int,
     output: str | None,
@@ -287,7 +345,7 @@ def plan(
     with _progress() as progress:
         progress("loading the model")
         found = make_plan(
-            load_model(model),
+            _adapted(load_model(model), dtype, checkpoints),
             cluster,
             args,
             example_kwargs=kwargs,
@@ -295,6 +353,9 @@ def plan(
             optimizer=optimizer,
             objective=objective,
             constraints=demands,
+            micro_batches=micro_batches,
+            schedule=schedule,
+            stages_per_rank=stages_per_rank,
             time_limit=time_limit,
             seed=seed,
             progress=progress,
@@ -336,10 +397,17 @@ def emit(plan_file: str, output: str | None) -> str | None:
 @cli.command()
 @click.argument("model")
 @click.argument("plan_file", metavar="PLAN")
+@_model_options
 @_call_options
 @click.option("--seed", type=int, default=0, show_default=True, help="Of weights and inputs.")
 def verify(
-    model: str, plan_file: str, input_texts: tuple[str, ...], inputs: str | None, seed: int
+    model: str,
+    plan_file: str,
+    input_texts: tuple[str, ...],
+    inputs: str | None,
+    dtype: str | None,
+    checkpoints: tuple[str, ...],
+    seed: int,
 ) -> str:
     """Run MODEL and its placement by PLAN side by side.
 
@@ -347,7 +415,7 @@ def verify(
     optimizer steps, and measured against promised memory.
     """
     found = Plan.load(plan_file)
-    original = load_model(model, materialised=True, seed=seed)
+    original = _adapted(load_model(model, materialised=True, seed=seed), dtype, checkpoints)
     call = _call(input_texts, inputs) or example_of(found.inputs)
     args, kwargs = with_values(call, original, seed)
     with _progress() as progress:
@@ -385,6 +453,7 @@ def _report(report: VerifyReport) -> str:
 @cli.command()
 @click.argument("model")
 @click.argument("candidates", nargs=-1, required=True, metavar="PLAN_OR_HANDSPLIT...")
+@_model_options
 @_call_options
 @click.option("--devices", metavar="DEVICES", help="Default: those of the first plan.")
 @click.option("--mode", type=click.Choice(MODES), help="Default: that of the first plan.")
@@ -395,6 +464,8 @@ def compare(
     candidates: tuple[str, ...],
     input_texts: tuple[str, ...],
     inputs: str | None,
+    dtype: str | None,
+    checkpoints: tuple[str, ...],
     devices: str | None,
     mode: str | None,
     optimizer: str | None,
@@ -413,15 +484,17 @@ def compare(
         cluster = first.cluster.cluster()
     else:
         raise SpecError("without a plan among the candidates, say --devices")
-    original = load_model(model)
+    original = _adapted(load_model(model), dtype, checkpoints)
     args, kwargs = _call(input_texts, inputs) or (None, None)
     if first is not None and args is None:
         args, kwargs = example_of(first.inputs)
-    mode = mode or (first.mode if first else "train" if original.training else "inference")
-    objective = objective or (first.objective if first else "latency")
-    call_args, call_kwargs = example_call(original, args, kwargs)
     with _progress() as progress:
-        progress("comparing")
+        options = Options(
+            mode=mode_of(original, mode or (first.mode if first else None)),
+            objective=objective or (first.objective if first else "latency"),
+            optimizer=optimizer or (first.optimizer if first else None),
+            progress=progress,
+        )
         rows = compare_placements(
             original,
             {
@@ -430,14 +503,11 @@ def compare(
                 else state_devices(partial(load_model, name), cluster)
                 for name in candidates
             },
-            call_args,
-            call_kwargs,
+            example_call(original, args, kwargs),
             cluster,
-            objective=objective,
-            training=mode == "train",
-            optimizer=optimizer or (first.optimizer if first else None),
+            options,
         )
-    return comparison_renderable(rows, objective)
+    return comparison_renderable(rows, options.objective)
 
 
 def _is_reference(text: str) -> bool:

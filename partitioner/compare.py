@@ -7,11 +7,9 @@ from typing import Any
 
 from torch import nn
 
-from cost_models import CostModel, RooflineCostModel
-from partitioner.capture import Captured, capture
-from partitioner.dry_run import dry_run
+from partitioner.capture import Captured
 from partitioner.errors import PlanError
-from partitioner.graph import annotate, optimizer_factory
+from partitioner.options import Options
 from partitioner.placement import (
     PlanDocument,
     bottleneck_seconds,
@@ -21,6 +19,7 @@ from partitioner.placement import (
     step_seconds,
     transfers,
 )
+from partitioner.priced import Call, priced
 from partitioner.report import ComparisonRow
 from partitioner.spec import Cluster, device_name, hint
 from partitioner.virtual import suspended, virtual_gpus
@@ -31,14 +30,9 @@ Placement = Mapping[str, str]
 def compare(
     model: nn.Module,
     candidates: Mapping[str, PlanDocument | Mapping[str, str]],
-    args: tuple[Any, ...],
-    kwargs: Mapping[str, Any],
+    call: Call,
     cluster: Cluster,
-    *,
-    objective: str = "latency",
-    training: bool = True,
-    optimizer: Any = None,
-    cost_model: CostModel | None = None,
+    options: Options,
 ) -> list[ComparisonRow]:
     """What each placement of `model` costs on `cluster`.
 
@@ -46,40 +40,28 @@ def compare(
         model: that all candidates place; never modified.
         candidates: by name, a plan, or the devices of a hand-split model's state (see
             `state_devices`), from which the placement of every node is inferred.
-        args: of the example call.
-        kwargs: likewise.
+        call: the example call's arguments and keyword arguments.
         cluster: whose devices, links and limits count for all.
-        objective: by which the candidates are judged.
-        training: whether a step has a backward.
-        optimizer: as for `partitioner.plan`; its state counts in training.
-        cost_model: `None` is a `RooflineCostModel`.
+        options: whose objective judges the candidates.
 
     Raises:
         PlanError: a plan is for another model or other devices, or a hand-split model has other
             state.
     """
-    make_optimizer = optimizer_factory(optimizer) if training and optimizer else None
     with suspended():
-        captured = capture(model, args, dict(kwargs), training=training)
-        graph = annotate(
-            captured,
-            model,
-            cluster,
-            cost_model or RooflineCostModel(),
-            training=training,
-            optimizer=make_optimizer,
-        )
+        subject = priced(model, cluster, call, options)
+        captured, graph = subject.captured, subject.graph
         rows = []
         for name, candidate in candidates.items():
             placement = _placement(name, candidate, captured, cluster)
-            measured = dry_run(model, captured, placement, cluster, make_optimizer=make_optimizer)
+            measured = subject.rehearsed(placement)
             peaks = peak_nbytes(graph, placement)
             if measured is not None:
                 peaks = {device: use.peak for device, use in measured.items()}
             rows.append(
                 ComparisonRow(
                     name=name,
-                    objective=_judged(objective, graph, cluster, placement, peaks),
+                    objective=_judged(options.objective, graph, cluster, placement, peaks),
                     step_seconds=step_seconds(graph, placement, cluster),
                     bottleneck_seconds=bottleneck_seconds(graph, placement, cluster),
                     peak_nbytes=peaks,

@@ -12,32 +12,34 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import msgspec
 import torch
 from torch import nn
 
 from cost_models import CostModel, RooflineCostModel
-from partitioner.capture import Captured, capture, example_call
-from partitioner.dry_run import MeasuredMemory, dry_run
+from partitioner.advice import advised
+from partitioner.capture import Captured, example_call
+from partitioner.distributed import first_micro_batch
+from partitioner.dry_run import MeasuredMemory
 from partitioner.emit import PlacedModule, place
-from partitioner.errors import InfeasibleError, SpecError
-from partitioner.graph import CostGraph, annotate, optimizer_factory
+from partitioner.errors import InfeasibleError
+from partitioner.fit import REHEARSALS, any_fit, excess_nbytes, tightened
+from partitioner.options import Optimizer, Options, Progress, mode_of
+from partitioner.outlook import outlook
+from partitioner.pipelined import pipeline_plan
 from partitioner.placement import build_plan
 from partitioner.plan import Plan
-from partitioner.solve import Problem, Solution, Status, evaluate, formulate, solve
-from partitioner.spec import MODES, OBJECTIVES, Cluster, Constraint, Device, check_name
+from partitioner.priced import Priced, priced
+from partitioner.solve import Problem, Solution, Status, evaluate, solve
+from partitioner.spec import Cluster, Constraint, Device, format_nbytes
 from partitioner.virtual import suspended
 
 Devices = str | os.PathLike[str] | torch.device | Device | Cluster | Sequence[Any]
 Memory = int | str | Mapping[str, int | str] | None
-Optimizer = str | type[torch.optim.Optimizer] | Callable[..., torch.optim.Optimizer] | None
-Progress = Callable[[str], None]
-
-DRY_RUNS = 8
-"""How often a placement that the dry run finds too large is planned anew with tighter limits."""
 
 
 def plan(
@@ -53,6 +55,8 @@ def plan(
     cost_model: CostModel | None = None,
     memory: Memory = None,
     micro_batches: int = 1,
+    schedule: str = "1f1b",
+    stages_per_rank: int = 1,
     time_limit: float | None = None,
     seed: int = 0,
     progress: Progress | None = None,
@@ -72,7 +76,10 @@ def plan(
         constraints: `Pin`, `Colocate`, `Separate`, `Contiguous`.
         cost_model: prices operators; `None` is a `RooflineCostModel`.
         memory: limit of every device, or by device name, where the devices do not tell.
-        micro_batches: 1; pipelines of micro-batches are not planned yet.
+        micro_batches: into how many the batch is divided that the example inputs are; more than 1
+            plans a pipeline, with objective `"throughput"`.
+        schedule: of the pipeline: `"1f1b"`, `"gpipe"`, `"interleaved"` or `"zero-bubble"`.
+        stages_per_rank: of the pipeline; more than 1 for `"interleaved"` and `"zero-bubble"`.
         time_limit: seconds for the solver; `None` lets it work until a fixed amount of effort.
         seed: of the solver's randomised parts.
         progress: called with a line of text at each step.
@@ -87,17 +94,21 @@ def plan(
         model,
         devices,
         example_inputs,
-        example_kwargs=example_kwargs,
-        mode=mode,
-        optimizer=optimizer,
-        objective=objective,
-        constraints=constraints,
-        cost_model=cost_model,
-        memory=memory,
-        micro_batches=micro_batches,
-        time_limit=time_limit,
-        seed=seed,
-        progress=progress,
+        example_kwargs,
+        memory,
+        Options(
+            mode=mode_of(model, mode),
+            objective=objective,
+            optimizer=optimizer,
+            constraints=tuple(constraints),
+            cost_model=cost_model or RooflineCostModel(),
+            micro_batches=micro_batches,
+            schedule=schedule,
+            stages_per_rank=stages_per_rank,
+            time_limit=time_limit,
+            seed=seed,
+            progress=progress,
+        ),
     )[0]
 
 
@@ -114,6 +125,8 @@ def partition(
     cost_model: CostModel | None = None,
     memory: Memory = None,
     micro_batches: int = 1,
+    schedule: str = "1f1b",
+    stages_per_rank: int = 1,
     time_limit: float | None = None,
     seed: int = 0,
     progress: Progress | None = None,
@@ -127,144 +140,109 @@ def partition(
         model,
         devices,
         example_inputs,
-        example_kwargs=example_kwargs,
-        mode=mode,
-        optimizer=optimizer,
-        objective=objective,
-        constraints=constraints,
-        cost_model=cost_model,
-        memory=memory,
-        micro_batches=micro_batches,
-        time_limit=time_limit,
-        seed=seed,
-        progress=progress,
+        example_kwargs,
+        memory,
+        Options(
+            mode=mode_of(model, mode),
+            objective=objective,
+            optimizer=optimizer,
+            constraints=tuple(constraints),
+            cost_model=cost_model or RooflineCostModel(),
+            micro_batches=micro_batches,
+            schedule=schedule,
+            stages_per_rank=stages_per_rank,
+            time_limit=time_limit,
+            seed=seed,
+            progress=progress,
+        ),
     )
-    return place(model, captured, the_plan.placement, plan=the_plan)
+    return place(model, captured, the_plan.placement, plan=the_plan, detours=the_plan.detours)
 
 
 def _compile(
     model: nn.Module,
     devices: Devices,
     example_inputs: Any,
-    *,
     example_kwargs: Mapping[str, Any] | None,
-    mode: str | None,
-    optimizer: Optimizer,
-    objective: str,
-    constraints: Sequence[Constraint],
-    cost_model: CostModel | None,
     memory: Memory,
-    micro_batches: int,
-    time_limit: float | None,
-    seed: int,
-    progress: Progress | None,
+    options: Options,
 ) -> tuple[Plan, Captured]:
-    if not isinstance(model, nn.Module):
-        raise SpecError(f"the model must be an nn.Module, not {type(model).__name__}")
-    check_name("objective", objective, OBJECTIVES)
-    mode = mode if mode is not None else ("train" if model.training else "inference")
-    check_name("mode", mode, MODES)
-    if micro_batches != 1:
-        raise SpecError(f"micro_batches={micro_batches}: only 1 can be planned so far")
-    training = mode == "train"
-    make_optimizer = optimizer_factory(optimizer) if training else None
     cluster = Cluster.of(devices, memory)
-    say = progress or (lambda line: None)
     with suspended():
-        say("recording the model")
-        args, kwargs = example_call(model, example_inputs, example_kwargs)
-        captured = capture(model, args, kwargs, training=training)
-        say(f"pricing {len(captured.nodes)} nodes on {len(cluster.devices)} devices")
-        graph = annotate(
-            captured,
-            model,
-            cluster,
-            cost_model or RooflineCostModel(),
-            training=training,
-            optimizer=make_optimizer,
-        )
-        problem = formulate(graph, cluster, objective, constraints)
-        solution, measured = _solve_and_rehearse(
-            model, captured, graph, cluster, problem, make_optimizer, time_limit, seed, say
-        )
-    return (
-        build_plan(
-            captured,
-            graph,
-            cluster,
-            solution,
-            objective=objective,
-            mode=mode,
-            optimizer=_optimizer_name(optimizer) if training else None,
-            constraints=constraints,
-            measured=measured,
-            document_type=Plan,
-        ),
-        captured,
+        call = example_call(model, example_inputs, example_kwargs)
+        if options.is_pipeline:
+            call = first_micro_batch(*call, options.micro_batches)
+            subject = priced(model, cluster, call, options)
+            return pipeline_plan(subject), subject.captured
+        subject = priced(model, cluster, call, options)
+        try:
+            solution, measured, problem = _solve_and_rehearse(subject)
+        except InfeasibleError as error:
+            raise advised(error, subject) from None
+        options.say("looking at what more devices or memory would bring")
+        sentences = outlook(subject, problem, solution.assignment)
+    the_plan = build_plan(
+        subject.captured,
+        subject.graph,
+        cluster,
+        solution,
+        objective=options.objective,
+        mode=options.mode,
+        optimizer=options.optimizer_name,
+        constraints=options.constraints,
+        measured=measured,
+        document_type=Plan,
     )
+    return msgspec.structs.replace(the_plan, outlook=sentences), subject.captured
 
 
 def _solve_and_rehearse(
-    model: nn.Module,
-    captured: Captured,
-    graph: CostGraph,
-    cluster: Cluster,
-    problem: Problem,
-    make_optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer] | None,
-    time_limit: float | None,
-    seed: int,
-    say: Progress,
-) -> tuple[Solution, dict[str, MeasuredMemory] | None]:
+    subject: Priced,
+) -> tuple[Solution, dict[str, MeasuredMemory] | None, Problem]:
     """Solve under linear memory rows, then let the dry run judge; tighten and repeat.
 
     The rows predict a device's peak within some percent. Where the dry run finds more than the
     limit, that device's limit shrinks by the excess. The bound of the first solve, under the true
     limits, stays the bound of the plan. Where there can be no dry run, the prediction stands.
+    Where no round ends well, any placement will do that fits. With the solution comes the problem
+    whose limits it meets.
     """
-    limits = {device.name: device.memory for device in cluster.devices}
-    original, bound = problem, None
-    for _ in range(DRY_RUNS):
-        say("solving")
-        solution = solve(problem, time_limit=time_limit, seed=seed, progress=say)
-        bound = solution.bound if bound is None else bound
-        say("rehearsing on fake tensors")
-        measured = dry_run(
-            model, captured, solution.assignment, cluster, make_optimizer=make_optimizer
-        )
-        if measured is None:
-            return solution, None
-        excess = {
-            name: measured[name].peak - limit
-            for name, limit in limits.items()
-            if isinstance(limit, int) and measured[name].peak > limit
-        }
+    options = subject.options
+    problem = original = subject.problem()
+    bound, excess = 0.0, dict[str, int]()
+    for rehearsal in range(REHEARSALS):
+        options.say("solving")
+        try:
+            solution = solve(
+                problem, time_limit=options.time_limit, seed=options.seed, progress=options.say
+            )
+        except InfeasibleError:
+            if not rehearsal:
+                raise
+            break
+        bound = bound if rehearsal else solution.bound
+        options.say("rehearsing on fake tensors")
+        measured = subject.rehearsed(solution.assignment)
+        excess = excess_nbytes(subject, measured)
         if not excess:
-            return _judged(solution, original, bound), measured
-        problem = _tightened(problem, excess)
+            return _judged(solution, original, bound), measured, problem
+        problem = tightened(problem, excess)
+    options.say("looking for any placement that fits")
+    fit = any_fit(subject)
+    if fit is not None:
+        solution = replace(solution, assignment=fit.assignment)
+        return _judged(solution, original, bound), fit.measured, original
     raise InfeasibleError(
-        f"no placement was found whose rehearsed peak stays within the limits in {DRY_RUNS} "
-        "rounds; the last one passes them by "
-        + ", ".join(f"{nbytes} bytes on '{name}'" for name, nbytes in excess.items()),
-        shortfall=excess,
+        "no placement was found whose rehearsed peak stays within the limits; the last one passes "
+        "them by "
+        + ", ".join(f"{format_nbytes(nbytes)} on '{name}'" for name, nbytes in excess.items()),
+        shortfall={**excess, "total": sum(excess.values())},
     )
-
-
-def _tightened(problem: Problem, excess: Mapping[str, int]) -> Problem:
-    capacities = tuple(
-        capacity - excess.get(name, 0) if capacity is not None else None
-        for name, capacity in zip(problem.devices, problem.capacity_nbytes, strict=True)
-    )
-    return replace(problem, capacity_nbytes=capacities)
 
 
 def _judged(solution: Solution, problem: Problem, bound: float) -> Solution:
     """A solution found under tighter limits, judged under the true ones."""
     objective = evaluate(problem, solution.assignment).objective
-    status = solution.status if bound >= solution.bound else Status.FEASIBLE
+    proven = solution.status is Status.OPTIMAL and bound >= objective * (1 - 1e-7)
+    status = Status.OPTIMAL if proven else Status.FEASIBLE
     return replace(solution, objective=objective, bound=min(bound, objective), status=status)
-
-
-def _optimizer_name(optimizer: Optimizer) -> str | None:
-    if optimizer is None or isinstance(optimizer, str):
-        return optimizer
-    return getattr(optimizer, "__qualname__", type(optimizer).__qualname__)

@@ -75,6 +75,7 @@ def _rehearsed(
     )
     with virtual_gpus(cluster, limits=False) as gpus:
         placed = place(fake, captured, placement, detours=cluster.detours)
+        placed.train(captured.training)
         del fake
         if captured.training:
             return _training(placed, args, kwargs, gpus, cluster, make_optimizer)

@@ -46,7 +46,9 @@ class InfeasibleError(PartitionerError):
     Attributes:
         shortfall: bytes missing, by device name, or under `"total"` for all devices together.
         conflicting: the constraints that clash, as the user wrote them.
-        suggestions: what would help; each one holds when tried.
+        suggestions: what would help, each of them alone; each one holds when tried.
+
+    As a text it is the message, then a line for each suggestion.
     """
 
     def __init__(
@@ -61,3 +63,6 @@ class InfeasibleError(PartitionerError):
         self.shortfall: dict[str, int] = dict(shortfall or {})
         self.conflicting: tuple[object, ...] = tuple(conflicting)
         self.suggestions: tuple[str, ...] = tuple(suggestions)
+
+    def __str__(self) -> str:
+        return "\n".join([super().__str__(), *(f"  try: {text}" for text in self.suggestions)])

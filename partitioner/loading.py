@@ -107,7 +107,9 @@ def parse_inputs(texts: Sequence[str]) -> Call:
             )
         keyword, dtype_name, sizes = found.groups()
         shape = [int(size) for size in sizes.split(",") if size.strip()]
-        tensor = torch.empty(shape, dtype=_dtype(dtype_name, text), device="meta")
+        tensor = torch.empty(
+            shape, dtype=parse_dtype(dtype_name, f" in the input '{text}'"), device="meta"
+        )
         if keyword is None:
             args.append(tensor)
         elif keyword in kwargs:
@@ -164,10 +166,15 @@ def with_values(call: Call, model: nn.Module, seed: int = 0) -> Call:
     return args, kwargs
 
 
-def _dtype(name: str, text: str) -> torch.dtype:
+def parse_dtype(name: str, where: str = "") -> torch.dtype:
+    """The type of a short name, or of PyTorch's own one.
+
+    Raises:
+        SpecError: it is unknown; the message says `where`.
+    """
     dtype = DTYPES.get(name, getattr(torch, name, None))
     if not isinstance(dtype, torch.dtype):
-        raise SpecError(f"unknown type '{name}' in the input '{text}'; {hint(name, tuple(DTYPES))}")
+        raise SpecError(f"unknown type '{name}'{where}; {hint(name, tuple(DTYPES))}")
     return dtype
 
 

@@ -2,18 +2,32 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import msgspec
-from torch import nn
+import torch
+from torch import Tensor, nn
+from torch.distributed import ProcessGroup
 
-from partitioner.capture import Captured, Program, capture, example_of, named_tensors, records
+from partitioner.capture import (
+    Captured,
+    Program,
+    capture,
+    captured_of,
+    example_of,
+    named_tensors,
+    records,
+)
+from partitioner.distributed import LocalPipeline, PipelineLayout, RankPipeline
 from partitioner.emit import PlacedModule, device_map, place, source
 from partitioner.errors import PlanError
-from partitioner.placement import PlanDocument
+from partitioner.graph import StagePart, split_stages
+from partitioner.placement import PipelineRecord, PlanDocument
 from partitioner.report import draw, explain, html, plan_table, svg, write_whole
 from partitioner.virtual import suspended
 
@@ -55,15 +69,14 @@ class Plan(PlanDocument, frozen=True):
         """
         with suspended():
             captured = self._capture(model)
-        detours = self.virtual_cluster().detours
-        return place(model, captured, self.placement, plan=self, detours=detours)
+        return place(model, captured, self.placement, plan=self, detours=self.detours)
 
     def source(self) -> str:
         """The placed model as a self-contained, readable Python module.
 
         Its class gives the same outputs when it is loaded with the model's `state_dict`.
         """
-        return source(self, self.virtual_cluster().detours)
+        return source(self, self.detours)
 
     def draw(self, path: str | os.PathLike[str]) -> None:
         """Draw the partition graph; `.svg`, `.png`, `.dot` or `.html` by suffix."""
@@ -77,6 +90,62 @@ class Plan(PlanDocument, frozen=True):
         """
         return device_map(self)
 
+    def stages(self) -> tuple[StagePart, ...]:
+        """The stages of a pipeline's plan: their nodes, inputs, wires and parameters.
+
+        Raises:
+            PlanError: the plan is for no pipeline.
+        """
+        return split_stages(captured_of(self.program), self._pipeline().stages)
+
+    def pipeline_on(
+        self,
+        model: nn.Module,
+        loss_fn: Callable[[Any, Any], Tensor] | None = None,
+        devices: Sequence[str | torch.device] | None = None,
+    ) -> LocalPipeline:
+        """The pipeline on the GPUs of this process.
+
+        Args:
+            model: the planned one; not modified.
+            loss_fn: of what the model returns for a micro-batch and its target, a mean over the
+                micro-batch; without one, the scalar that the model itself returns.
+            devices: by rank; `None` takes those of the plan.
+
+        Raises:
+            PlanError: the plan is for no pipeline, or for another model.
+        """
+        layout = self._layout(model)
+        return LocalPipeline(model, layout, devices or self._pipeline().ranks, loss_fn)
+
+    def pipeline_rank(
+        self,
+        model: nn.Module,
+        device: str | torch.device,
+        loss_fn: Callable[[Any, Any], Tensor] | None = None,
+        group: ProcessGroup | None = None,
+    ) -> RankPipeline:
+        """This process's part of the pipeline, one rank of those that `torchrun` started.
+
+        Args:
+            model: the planned one, equal in every process; not modified.
+            device: of this process.
+            loss_fn: as for `pipeline_on`.
+            group: the pipeline's processes; `None` is the default group.
+
+        Raises:
+            PlanError: the plan is for no pipeline, for another model or number of processes, or
+                the processes have different plans, models or versions.
+        """
+        layout = self._layout(model)
+        identity = {
+            "plan": hashlib.sha256(self.to_json().encode()).hexdigest()[:16],
+            "model": _digest(model),
+            "partitioner": version("partitioner"),
+            "torch": torch.__version__,
+        }
+        return RankPipeline(model, layout, device, loss_fn, group, identity=identity)
+
     def explain(self) -> str:
         """Why the plan is like this, in a screenful."""
         return explain(self)
@@ -89,6 +158,22 @@ class Plan(PlanDocument, frozen=True):
 
     def _repr_html_(self) -> str:
         return html(self)
+
+    def _pipeline(self) -> PipelineRecord:
+        if self.pipeline is None:
+            raise PlanError(
+                "this plan is for no pipeline; plan with micro_batches=... of more than 1 and "
+                "objective='throughput'"
+            )
+        return self.pipeline
+
+    def _layout(self, model: nn.Module) -> PipelineLayout:
+        record = self._pipeline()
+        with suspended():
+            captured = self._capture(model)
+        return PipelineLayout.of(
+            captured, record.stages, record.schedule, record.micro_batches, record.stages_per_rank
+        )
 
     def _capture(self, model: nn.Module) -> Captured:
         self._compare_state(model)
@@ -110,6 +195,17 @@ class Plan(PlanDocument, frozen=True):
         }
         if found != planned:
             raise PlanError(_difference("tensor", planned, found))
+
+
+def _digest(model: nn.Module) -> str:
+    """A short text that differs where parameters or buffers do."""
+    digest = hashlib.sha256()
+    for held in named_tensors(model):
+        digest.update(f"{held.names[0]} {list(held.tensor.shape)} {held.tensor.dtype}".encode())
+        if held.tensor.numel() and not held.tensor.is_meta:
+            data = held.tensor.detach().to(torch.float64)
+            digest.update(f"{float(data.sum())!r} {float(data.abs().max())!r}".encode())
+    return digest.hexdigest()[:16]
 
 
 def _comparable(program: Program) -> Program:

@@ -92,7 +92,7 @@ def verify(
     original = copy.deepcopy(model).train(training)
     expected = _run(original, args, kwargs, make if training else None, seed)
     with _devices(plan) as (on, peaks):
-        placed = plan.apply(model)
+        placed = plan.apply(model).train(training)
         found = _run(placed, args, kwargs, make if training else None, seed)
         measured = peaks()
     return VerifyReport(

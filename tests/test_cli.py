@@ -217,6 +217,47 @@ def test_help_has_examples() -> None:
     assert "partitioner plan examples.seqnet:model" in run("--help").stdout
 
 
+def test_what_does_not_fit_is_told_with_what_does(tmp_path: Path) -> None:
+    config = tmp_path / "config.json"
+    config.write_text(
+        json.dumps(
+            {
+                "model_type": "gpt2",
+                "n_embd": 32,
+                "n_head": 2,
+                "n_layer": 3,
+                "vocab_size": 64,
+                "n_positions": 64,
+                "resid_pdrop": 0.0,
+                "embd_pdrop": 0.0,
+                "attn_pdrop": 0.0,
+            }
+        )
+    )
+    asked = (f"hf:{config}", "--input", "input_ids=i64[8,32]")
+    planned = ("--mode", "train", "--optimizer", "adam", "--devices")
+    refused = run("plan", *asked, *planned, "1x3MiB")
+    lines = refused.stderr.splitlines()
+    assert "no placement fits" in bad(refused, code=3)
+    tried = [line.removeprefix("  try: ") for line in lines if line.startswith("  try: ")]
+    flags = "--checkpoint 'transformer.h.*'"
+    assert any(flags in text for text in tried)
+    assert any("--dtype bf16" in text for text in tried)
+    plan_file = tmp_path / "plan.json"
+    lean = ("--checkpoint", "transformer.h.*")
+    followed = run("plan", *asked, *planned, "1x3MiB", *lean, "-o", plan_file)
+    assert followed.exit_code == 0, followed.stderr
+    verified = run("verify", asked[0], plan_file, *lean)
+    assert verified.exit_code == 0, verified.stderr
+    assert "gradients: equal" in verified.stdout
+    cast = run("plan", *asked, *planned, "1x3MiB", "--dtype", "bf16", "--json")
+    assert cast.exit_code == 0, cast.stderr
+    types = {state["tensor"]["dtype"] for state in json.loads(cast.stdout)["model"]["state"]}
+    assert "bfloat16" in types
+    assert "float32" not in types
+    assert "another model" in bad(run("verify", asked[0], plan_file))
+
+
 # Bad input: exit code 2, a message without traceback, nothing written
 
 
@@ -278,6 +319,9 @@ MALFORMED: dict[str, tuple[tuple[str, ...], str]] = {
     "memory of another device": ((*PLAN, "--memory", "cuda:7=1GiB"), "cuda:7"),
     "no such mode": ((*PLAN, "--mode", "training"), "train"),
     "no such objective": ((*PLAN, "--objective", "speed"), "latency"),
+    "no such type": ((*PLAN, "--dtype", "bf17"), "bf16"),
+    "a type that is no floating one": ((*PLAN, "--dtype", "i64"), "floating"),
+    "nothing to checkpoint": ((*PLAN, "--checkpoint", "lin3"), "lin1"),
     "no such optimizer": ((*PLAN, "--optimizer", "adamm"), "adam"),
     "no such constraint": ((*PLAN, "--constraint", "pim lin1=cuda:0"), "did you mean 'pin'"),
     "pattern without match": ((*PLAN, "--constraint", "pin lin3=cuda:0"), "lin2"),

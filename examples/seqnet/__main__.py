@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from examples.seqnet import HandSplitSeqNet, SeqNet, digits
 from partitioner import Cluster, Plan, plan, virtual_gpus
 from partitioner.compare import compare, state_devices
+from partitioner.options import Options
 from partitioner.report import comparison_table
 from partitioner.spec import format_nbytes
 
@@ -40,7 +41,8 @@ def main() -> None:
     heading("Both under one cost model")
     by_hand = state_devices(HandSplitSeqNet, cluster)
     candidates = {"partitioner": tight, "by hand": by_hand}
-    print(comparison_table(compare(model, candidates, (images,), {}, cluster, optimizer="adam")))
+    options = Options(mode="train", optimizer="adam")
+    print(comparison_table(compare(model, candidates, ((images,), {}), cluster, options)))
 
     heading(f"Both trained for {EPOCHS} epochs on {len(batches) * len(images)} handwritten digits")
     ours = train(model, cluster, batches, tight)

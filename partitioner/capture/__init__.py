@@ -1,6 +1,14 @@
 """`nn.Module` and an example call in, `Captured` out: a graph, and who owns which tensor."""
 
-from partitioner.capture.captured import Captured, ModuleCall, NodeInfo, StateSpec, TensorSpec
+from partitioner.capture.captured import (
+    Captured,
+    ModuleCall,
+    NodeInfo,
+    StateSpec,
+    TensorSpec,
+    holds_tensor,
+    tensor_specs,
+)
 from partitioner.capture.check import GraphRun
 from partitioner.capture.clone import NamedTensor, clone, fake_clone, fetch, named_tensors
 from partitioner.capture.conditions import Condition, Dimension
@@ -42,8 +50,10 @@ __all__ = [
     "fake_clone",
     "fetch",
     "graph_of",
+    "holds_tensor",
     "inputs_of",
     "named_tensors",
     "quiet",
     "records",
+    "tensor_specs",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -185,3 +185,20 @@ class Captured:
     layers: Mapping[str, Layer] = field(default_factory=dict)
     values: Mapping[str, TensorValue] = field(default_factory=dict)
     volatile: tuple[str, ...] = ()
+
+
+def tensor_specs(value: Any) -> Iterator[TensorSpec]:
+    """The tensors of `NodeInfo.value`, in order."""
+    if isinstance(value, TensorSpec):
+        yield value
+    elif isinstance(value, Mapping):
+        for entry in value.values():
+            yield from tensor_specs(entry)
+    elif isinstance(value, (tuple, list)):
+        for entry in value:
+            yield from tensor_specs(entry)
+
+
+def holds_tensor(value: Any) -> bool:
+    """Whether `NodeInfo.value` is or contains a tensor."""
+    return next(tensor_specs(value), None) is not None

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 from torch import fx
 
-from partitioner.capture.captured import NodeInfo
+from partitioner.capture.captured import NodeInfo, holds_tensor
 from partitioner.capture.program import graph_of
-from partitioner.emit.graphs import holds_tensor, listed
+from partitioner.emit.graphs import listed
 from partitioner.errors import PlanError
 
 if TYPE_CHECKING:

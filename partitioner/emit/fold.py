@@ -18,8 +18,8 @@ from typing import Any
 import torch
 from torch import fx
 
-from partitioner.capture.captured import ModuleCall, NodeInfo
-from partitioner.emit.graphs import PlacedGraph, fresh_name, holds_tensor, nodes_in
+from partitioner.capture.captured import ModuleCall, NodeInfo, holds_tensor
+from partitioner.emit.graphs import PlacedGraph, fresh_name, nodes_in
 
 _SAYABLE = (
     bool,

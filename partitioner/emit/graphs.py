@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import difflib
 import operator
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import fx
 
-from partitioner.capture.captured import Captured, NodeInfo, TensorSpec
+from partitioner.capture.captured import Captured, NodeInfo, holds_tensor
 from partitioner.errors import PlanError
 
 SHOWN = 4
@@ -116,23 +116,6 @@ def listed(noun: str, names: Sequence[str]) -> str:
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     plural = noun if len(names) == 1 else f"{len(names)} {noun}s:"
     return f"{plural} {shown}{more}"
-
-
-def tensor_specs(value: Any) -> Iterator[TensorSpec]:
-    """The tensors of `NodeInfo.value`, in order."""
-    if isinstance(value, TensorSpec):
-        yield value
-    elif isinstance(value, Mapping):
-        for entry in value.values():
-            yield from tensor_specs(entry)
-    elif isinstance(value, (tuple, list)):
-        for entry in value:
-            yield from tensor_specs(entry)
-
-
-def holds_tensor(value: Any) -> bool:
-    """Whether `NodeInfo.value` is or contains a tensor."""
-    return next(tensor_specs(value), None) is not None
 
 
 def nodes_in(value: Any) -> list[fx.Node]:

@@ -11,10 +11,10 @@ from typing import Any
 
 import torch
 
-from partitioner.capture.captured import Captured
+from partitioner.capture.captured import Captured, tensor_specs
 from partitioner.capture.conditions import Condition, Dimension
 from partitioner.capture.structure import Structure
-from partitioner.emit.graphs import reshaped_inputs, tensor_specs
+from partitioner.emit.graphs import reshaped_inputs
 from partitioner.emit.spelling import INFIX, Spelling
 
 _STARRED = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)

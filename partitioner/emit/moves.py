@@ -26,8 +26,8 @@ import torch.utils.checkpoint
 from torch import fx
 from torch.utils import _pytree as pytree
 
-from partitioner.capture.captured import NodeInfo
-from partitioner.emit.graphs import PlacedGraph, fresh_name, holds_tensor, reshaped_inputs
+from partitioner.capture.captured import NodeInfo, holds_tensor
+from partitioner.emit.graphs import PlacedGraph, fresh_name, reshaped_inputs
 
 Detours = Mapping[tuple[str, str], str]
 """By source and destination, the host over which data is to be moved."""

@@ -12,7 +12,6 @@ import itertools
 import linecache
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
@@ -119,24 +118,24 @@ def place(
     recordings, placements = both_modes(captured, placement)
     homes = placement_of_state(captured, placement)
     forward = write_forward(model, recordings, placements, detours)
-    copied = partial(_copied, detours=detours or {})
     first = next(iter(homes.values()), next(iter(placement.values()), "cpu"))
 
     def moved(tensor: Tensor, name: str) -> Tensor:
-        return copied(tensor, name, homes.get(name, first))
+        return copied(tensor, name, homes.get(name, first), detours)
 
     placed = clone(model, moved)
     vars(placed).pop("forward", None)
     for training, recording in recordings.items():
         where = owned_state(recording, placements[training])
         for name, tensor in recording.constants.items():
-            vars(placed)[constant_name(name, recording)] = copied(tensor, name, where[name])
+            constant = copied(tensor, name, where[name], detours)
+            vars(placed)[constant_name(name, recording)] = constant
     placed.__class__ = _placed_class(original_class(model), Placing(forward, plan))
     assert isinstance(placed, PlacedModule)
     return placed
 
 
-def _copied(tensor: Tensor, name: str, device: str, detours: Detours) -> Tensor:
+def copied(tensor: Tensor, name: str, device: str, detours: Detours | None = None) -> Tensor:
     """A copy of a parameter, buffer or constant, straight on its device."""
     if tensor.is_meta and torch.device(device).type != "meta":
         raise PlanError(
@@ -144,7 +143,7 @@ def _copied(tensor: Tensor, name: str, device: str, detours: Detours) -> Tensor:
             "`model.to_empty(device='cpu')` and `model.load_state_dict(...)`, and place it then"
         )
     with torch.no_grad():
-        host = detours.get((str(tensor.device), device))
+        host = (detours or {}).get((str(tensor.device), device))
         data = tensor.detach() if host is None else tensor.detach().to(host)
         data = data.to(device, copy=True)
     if issubclass(type(tensor), nn.Parameter):

@@ -24,9 +24,9 @@ from typing import Any
 import torch
 from torch import fx
 
-from partitioner.capture.captured import TensorSpec
+from partitioner.capture.captured import TensorSpec, holds_tensor
 from partitioner.capture.structure import Structure
-from partitioner.emit.graphs import PlacedGraph, holds_tensor, nodes_in
+from partitioner.emit.graphs import PlacedGraph, nodes_in
 from partitioner.emit.spelling import IN_PLACE, INFIX, PREFIX, Spelling, is_identifier, wrapped
 
 WIDTH = 88

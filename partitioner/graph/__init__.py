@@ -9,6 +9,14 @@ from partitioner.graph.optimizer_state import (
     optimizer_factory,
     optimizer_memory,
 )
+from partitioner.graph.stages import (
+    StagePart,
+    movable,
+    split_stages,
+    stage_units,
+    tied_parameters,
+    wire_specs,
+)
 
 __all__ = [
     "OPTIMIZERS",
@@ -16,10 +24,16 @@ __all__ = [
     "Holding",
     "NodeCost",
     "OptimizerMemory",
+    "StagePart",
     "TensorCost",
     "annotate",
+    "movable",
     "optimizer_factory",
     "optimizer_memory",
     "output_tensors",
+    "split_stages",
+    "stage_units",
+    "tied_parameters",
     "training_loss",
+    "wire_specs",
 ]

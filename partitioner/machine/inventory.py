@@ -52,7 +52,6 @@ def inventory(topology: Topology | None = None) -> Inventory:
     return Inventory(Cluster(devices, tuple(notes)), notes)
 
 
-
 class _Reader:
     """Reads one topology, by the names that PyTorch gives the GPUs."""
 

@@ -7,7 +7,7 @@ from partitioner.placement.baseline import (
     infer_placement,
     next_fit,
 )
-from partitioner.placement.build import build_plan
+from partitioner.placement.build import build_pipeline_plan, build_plan
 from partitioner.placement.check import check, check_placement, objective_value, targets
 from partitioner.placement.document import PlanDocument
 from partitioner.placement.memory import Measured, memory_use, peak_nbytes
@@ -19,10 +19,12 @@ from partitioner.placement.parts import (
     MemoryUse,
     ModelIdentity,
     NodeCosts,
+    PipelineRecord,
     StateRecord,
     TensorRecord,
     Transfer,
 )
+from partitioner.placement.pipeline import Pipelined, pipelined, placement_of_stages
 from partitioner.placement.restore import cost_graph_of
 from partitioner.placement.state import alternate_placement, owned_state, state_placement
 from partitioner.placement.timeline import (
@@ -43,6 +45,8 @@ __all__ = [
     "MemoryUse",
     "ModelIdentity",
     "NodeCosts",
+    "PipelineRecord",
+    "Pipelined",
     "PlanDocument",
     "Span",
     "StateRecord",
@@ -52,6 +56,7 @@ __all__ = [
     "all_on_one",
     "alternate_placement",
     "bottleneck_seconds",
+    "build_pipeline_plan",
     "build_plan",
     "by_hand",
     "check",
@@ -64,6 +69,8 @@ __all__ = [
     "objective_value",
     "owned_state",
     "peak_nbytes",
+    "pipelined",
+    "placement_of_stages",
     "state_placement",
     "step_seconds",
     "targets",

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
+from msgspec.structs import replace
+
 from partitioner.capture import Captured, StateSpec, inputs_of, records
 from partitioner.graph.cost_graph import CostGraph
 from partitioner.placement.check import check, check_placement
@@ -15,9 +17,11 @@ from partitioner.placement.parts import (
     ClusterRecord,
     ModelIdentity,
     NodeCosts,
+    PipelineRecord,
     StateRecord,
     TensorRecord,
 )
+from partitioner.placement.pipeline import pipelined, placement_of_stages
 from partitioner.placement.state import state_placement
 from partitioner.placement.timeline import bottleneck_seconds, step_seconds
 from partitioner.placement.transfers import transfers
@@ -92,6 +96,79 @@ def build_plan(
         inputs=inputs_of(captured),
         program=records(captured),
         costs={node: _costs(graph, node) for node in graph.order},
+    )
+    check(document, graph, cluster)
+    return document
+
+
+def build_pipeline_plan(
+    captured: Captured,
+    graph: CostGraph,
+    cluster: Cluster,
+    record: PipelineRecord,
+    *,
+    bound: float,
+    mode: str,
+    optimizer: str | None,
+    constraints: Sequence[Constraint] = (),
+    measured: Mapping[str, Measured] | None = None,
+    document_type: type[Document] = PlanDocument,  # type: ignore[assignment]
+) -> Document:
+    """The plan that stages stand for; see `build_plan` for what both take.
+
+    Args:
+        captured: the recording of one micro-batch.
+        graph: its costs.
+        cluster: that it was planned for.
+        record: stages and schedule; its bubble is counted anew.
+        bound: seconds that no division can beat.
+        mode: `"train"` or `"inference"`.
+        optimizer: name, where one was given.
+        constraints: that the stages satisfy.
+        measured: bytes by device name, from a run of the pipeline.
+        document_type: `PlanDocument` or a class that adds verbs to it.
+
+    Raises:
+        SolverError: the stages break a limit or constraint.
+    """
+    check_name("mode", mode, MODES)
+    found = pipelined(captured, graph, cluster, record)
+    step = found.timetable.seconds
+    placement = placement_of_stages(captured, found.parts, record.ranks)
+    homes: dict[str, str] = {}
+    for part in found.parts:
+        for name in part.state:
+            homes.setdefault(name, record.ranks[part.index % len(record.ranks)])
+    document = document_type(
+        objective="throughput",
+        mode=mode,
+        optimizer=optimizer,
+        devices=cluster.names,
+        placement=placement,
+        parameters={
+            name: homes.get(canonical, record.ranks[0])
+            for canonical, state in captured.state.items()
+            if state.role != "constant"
+            for name in state.names
+        },
+        transfers=found.transfers,
+        memory=memory_use(graph, placement, cluster, measured),
+        step_seconds=step,
+        bottleneck_seconds=found.bottleneck_seconds,
+        certificate=Certificate(
+            status="optimal" if bound >= step * (1 - 1e-9) else "feasible",
+            objective=step,
+            bound=min(bound, step),
+            gap=max(0.0, (step - bound) / step) if step else 0.0,
+            solver="dynamic programme over stages",
+        ),
+        constraints=tuple(str(constraint) for constraint in constraints),
+        cluster=ClusterRecord.of(cluster),
+        model=ModelIdentity(captured.model_class, tuple(map(_state, captured.state.values()))),
+        inputs=inputs_of(captured),
+        program=records(captured),
+        costs={node: _costs(graph, node) for node in graph.order},
+        pipeline=replace(record, bubble=found.timetable.bubble),
     )
     check(document, graph, cluster)
     return document

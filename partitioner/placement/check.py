@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING
 
 import networkx as nx
 
+from partitioner.capture import captured_of
 from partitioner.errors import SolverError, SpecError
 from partitioner.graph.cost_graph import CostGraph
 from partitioner.placement.memory import fullness, peak_nbytes
-from partitioner.placement.parts import Transfer
+from partitioner.placement.parts import PipelineRecord, Transfer
+from partitioner.placement.pipeline import pipelined
 from partitioner.placement.timeline import bottleneck_seconds, step_seconds
 from partitioner.placement.transfers import receivers
 from partitioner.placement.validate import faults, first_few
@@ -66,7 +68,18 @@ def check(document: PlanDocument, graph: CostGraph, cluster: Cluster) -> None:
         SolverError: anything is broken; the message names it.
     """
     placement = document.placement
-    check_placement(graph, cluster, placement, [*map(parse_constraint, document.constraints)])
+    constraints = [*map(parse_constraint, document.constraints)]
+    if document.pipeline is not None:
+        _refuse(chain(_misplaced(graph, placement), faults(document)))
+        _refuse(
+            chain(
+                disagreements(document, graph),
+                _wrong_pipeline(graph, cluster, document),
+                _wrong_bound(document),
+            )
+        )
+        return
+    check_placement(graph, cluster, placement, constraints)
     _refuse(
         chain(
             _wrong_transfers(graph, placement, document.transfers),
@@ -80,7 +93,7 @@ def check(document: PlanDocument, graph: CostGraph, cluster: Cluster) -> None:
 def disagreements(document: PlanDocument, graph: CostGraph) -> Iterator[str]:
     """Where a plan's placement, transfers and constraints do not fit a graph of its program."""
     placement = document.placement
-    for name, nodes in graph.owners.items():
+    for name, nodes in graph.owners.items() if document.pipeline is None else ():
         for node in nodes:
             home = document.parameters.get(name, placement[node])
             if home != placement[node]:
@@ -93,7 +106,10 @@ def disagreements(document: PlanDocument, graph: CostGraph) -> Iterator[str]:
         return
     yield from _torn(graph, placement)
     yield from _violated(graph, demands, placement)
-    yield from _wrong_transfers(graph, placement, document.transfers)
+    if document.pipeline is None:
+        yield from _wrong_transfers(graph, placement, document.transfers)
+    else:
+        yield from _wrong_wires(graph, document.pipeline, document)
 
 
 def objective_value(
@@ -197,6 +213,35 @@ def _wrong_transfers(
         yield f"{move} is missing"
 
 
+def _wrong_wires(
+    graph: CostGraph, pipeline: PipelineRecord, document: PlanDocument
+) -> Iterator[str]:
+    """Values pass from each stage to the next one only, and each place once."""
+    wanted: Counter[str] = Counter()
+    output = next(iter(reversed(captured_of(document.program).graph.nodes)))
+    returned = {node.name for node in output.all_input_nodes}
+    last = max(pipeline.stages.values())
+    for node, stage in pipeline.stages.items():
+        readers = [pipeline.stages.get(reader, stage) for reader in graph.graph.successors(node)]
+        until = last if node in returned else max(readers, default=stage)
+        tensor = graph.tensor(node)
+        for place in range(stage, until):
+            source, target = (pipeline.ranks[s % len(pipeline.ranks)] for s in (place, place + 1))
+            if source == target:
+                continue
+            if tensor.nbytes:
+                wanted[_move("forward", node, tensor.nbytes, source, target)] += 1
+            if tensor.gradient_nbytes:
+                wanted[_move("backward", node, tensor.gradient_nbytes, target, source)] += 1
+    found = Counter(
+        _move(t.phase, t.tensor, t.nbytes, t.source, t.destination) for t in document.transfers
+    )
+    for move in found - wanted:
+        yield f"{move} is not needed"
+    for move in wanted - found:
+        yield f"{move} is missing"
+
+
 def _wrong_seconds(graph: CostGraph, cluster: Cluster, document: PlanDocument) -> Iterator[str]:
     for transfer in document.transfers:
         source, destination = transfer.source, transfer.destination
@@ -209,6 +254,18 @@ def _wrong_seconds(graph: CostGraph, cluster: Cluster, document: PlanDocument) -
     ):
         claimed: float = getattr(document, key)
         if not isclose(counted, claimed, rel_tol=RELATIVE_TOLERANCE):
+            yield f"{key} is {counted:.9g}, not {claimed:.9g}"
+
+
+def _wrong_pipeline(graph: CostGraph, cluster: Cluster, document: PlanDocument) -> Iterator[str]:
+    assert document.pipeline is not None
+    found = pipelined(captured_of(document.program), graph, cluster, document.pipeline)
+    for key, counted, claimed in (
+        ("step_seconds", found.timetable.seconds, document.step_seconds),
+        ("bottleneck_seconds", found.bottleneck_seconds, document.bottleneck_seconds),
+        ("pipeline.bubble", found.timetable.bubble, document.pipeline.bubble),
+    ):
+        if not isclose(counted, claimed, rel_tol=RELATIVE_TOLERANCE, abs_tol=1e-12):
             yield f"{key} is {counted:.9g}, not {claimed:.9g}"
 
 
@@ -229,6 +286,11 @@ def _wrong_certificate(
             f"the solver claims {certificate.objective:.9g} as {objective}, "
             f"and the placement comes to {counted:.9g}"
         )
+    yield from _wrong_bound(document)
+
+
+def _wrong_bound(document: PlanDocument) -> Iterator[str]:
+    certificate = document.certificate
     if not certificate.bound <= certificate.objective * (1 + RELATIVE_TOLERANCE):
         yield (
             f"the solver claims that nothing is below {certificate.bound:.9g}, "

@@ -21,6 +21,7 @@ from partitioner.placement.parts import (
     MemoryUse,
     ModelIdentity,
     NodeCosts,
+    PipelineRecord,
     Seconds,
     Transfer,
 )
@@ -62,6 +63,10 @@ class PlanDocument(
         inputs: the example call, enough to record the model again.
         program: the recorded graph.
         costs: by node name.
+        pipeline: its stages and schedule, where the plan is for several micro-batches;
+            `step_seconds` is that of its timetable then, `transfers` are those of one micro-batch,
+            and values pass from each stage to the next one only.
+        outlook: sentences on what limits the plan, and what more devices or memory would bring.
     """
 
     schema: int = SCHEMA
@@ -82,13 +87,18 @@ class PlanDocument(
     inputs: Inputs
     program: Program
     costs: Mapping[str, NodeCosts]
+    pipeline: PipelineRecord | None = None
+    outlook: tuple[str, ...] = ()
 
     def to_json(self) -> str:
         """The document as canonical JSON; equal plans give equal text."""
         timeless = msgspec.structs.replace(
             self, certificate=msgspec.structs.replace(self.certificate, seconds=None)
         )
-        return _layout(msgspec.to_builtins(timeless)) + "\n"
+        content = msgspec.to_builtins(timeless)
+        if self.pipeline is None:
+            del content["pipeline"]
+        return _layout(content) + "\n"
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Self:
@@ -112,6 +122,11 @@ class PlanDocument(
             devices=tuple(Device(d.name, memory=d.memory) for d in self.cluster.devices),
             links=self.cluster.declared_links(),
         )
+
+    @property
+    def detours(self) -> dict[tuple[str, str], str]:
+        """By source and destination, the host over which data goes round a broken link."""
+        return self.virtual_cluster().detours
 
 
 class _Header(msgspec.Struct):

@@ -102,6 +102,29 @@ class NodeCosts(_Part, frozen=True):
     flops: Count
 
 
+class PipelineRecord(_Part, frozen=True):
+    """A plan for micro-batches that flow through stages.
+
+    Attributes:
+        schedule: one of `partitioner.schedule.SCHEDULES`.
+        micro_batches: in one step; the plan's costs and inputs are those of one of them.
+        ranks: device names; stage `s` is on `ranks[s % len(ranks)]`.
+        stages: stage number by node, from 0; nodes that are absent follow their readers.
+        bubble: the share of the ranks' time in a step in which they do not compute.
+    """
+
+    schedule: str
+    micro_batches: Annotated[int, msgspec.Meta(ge=1)]
+    ranks: tuple[str, ...]
+    stages: Mapping[str, Count]
+    bubble: Seconds
+
+    @property
+    def stages_per_rank(self) -> int:
+        """How many stages each rank has."""
+        return (1 + max(self.stages.values(), default=0)) // max(1, len(self.ranks))
+
+
 class TensorRecord(_Part, frozen=True):
     """A tensor's shape and type."""
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from itertools import permutations
 
 from cost_models import has_peer_access
-from partitioner.placement import Certificate, PlanDocument
+from partitioner.placement import Certificate, PipelineRecord, PlanDocument
 from partitioner.spec import (
     ASSUMED_CPU_KIND,
     ASSUMED_KIND,
@@ -43,12 +43,22 @@ def title(document: PlanDocument) -> str:
 
 def verdict(document: PlanDocument) -> str:
     """Step, bottleneck and how good, such as `"one step 41.2 us · proved best for latency"`."""
-    return " · ".join(
-        (
-            f"one step {format_seconds(document.step_seconds)}",
-            f"busiest device or link {format_seconds(document.bottleneck_seconds)}",
-            f"{quality(document.certificate)} for {document.objective}",
-        )
+    told = [
+        f"one step {format_seconds(document.step_seconds)}",
+        f"busiest device or link {format_seconds(document.bottleneck_seconds)}",
+        f"{quality(document.certificate)} for {document.objective}",
+    ]
+    if document.pipeline is not None:
+        told.insert(1, pipeline_text(document.pipeline))
+    return " · ".join(told)
+
+
+def pipeline_text(pipeline: PipelineRecord) -> str:
+    """Such as `"8 micro-batches through 2 stages (1f1b), bubble 12%"`."""
+    stages = len(pipeline.ranks) * pipeline.stages_per_rank
+    return (
+        f"{pipeline.micro_batches} micro-batches through {stages} "
+        f"stage{'s' * (stages != 1)} ({pipeline.schedule}), bubble {percent(pipeline.bubble)}"
     )
 
 

@@ -1,10 +1,9 @@
-"""Why nothing fits: how many bytes are missing, which constraints clash, and what would help.
+"""Why nothing fits: how many bytes are missing, and which constraints clash.
 
 - The shortfall is the smallest one: an elastic programme gives every device more memory than it
   has and minimises what it takes, all other constraints kept.
 - The clash is irreducible: each constraint is left out in turn, and stays out if there is still no
   assignment; what remains cannot be met together (with the memory limits), any less of it can.
-- Each suggestion was tried.
 """
 
 from __future__ import annotations
@@ -27,6 +26,8 @@ from partitioner.spec import format_nbytes
 
 EFFORT = 600
 """Of each programme."""
+MOST_ENTRIES = 120_000
+"""A programme with about this many non-zero entries is not started."""
 UNITS = 5e5
 """Effort of each descent."""
 
@@ -41,15 +42,17 @@ class Verdict(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Lack:
-    """Bytes missing by device, with the assignment that lacks so little; `None` when no amount of
-    memory helps.
+    """What is missing for an assignment.
 
     Attributes:
+        nbytes: by device; `None` when no amount of memory is known to help.
         proven: nothing lacks less in all.
+        placed: an assignment that lacks so little, as device indices.
     """
 
     nbytes: tuple[int, ...] | None
     proven: bool
+    placed: tuple[int, ...] | None = None
 
     @property
     def verdict(self) -> Verdict:
@@ -71,13 +74,18 @@ def explain(problem: Problem, deadline: float | None = None, seed: int = 0) -> I
             if missing
         }
         shortfall["total"] = sum(lack.nbytes)
-    suggestions = list(_suggestions(problem, lack, clash, deadline, seed))
     return InfeasibleError(
-        _message(problem, lack, clash, suggestions),
+        _message(problem, lack, clash),
         shortfall=shortfall,
         conflicting=[demand.constraint for demand in clash],
-        suggestions=suggestions,
     )
+
+
+def never_fits(problem: Problem) -> bool:
+    """Whether the fullest point alone takes more than all devices together have."""
+    limits = [capacity for capacity in problem.capacity_nbytes if capacity is not None]
+    every = len(limits) == len(problem.capacity_nbytes)
+    return every and everything_nbytes(problem) > sum(limits)
 
 
 def least_lack(
@@ -93,26 +101,38 @@ def least_lack(
     if not all(tables.choices):
         return Lack(None, proven=True)
     start = _least_by_search(tables, only, deadline)
-    least = None if start is None else sum(_missing(smaller, start, only) or ())
-    if least == 0:
-        return Lack((0,) * len(problem.devices), proven=True)
-    limits = Limits(deadline=deadline, effort=EFFORT, seed=seed)
-    programme = Programme(tables, Aim.EXCESS, limits, only=only)
-    answer = programme.solve(start)
     found = [start] if start is not None else []
-    if answer.placed is not None:
-        found.append(list(answer.placed))
-    if not found:
-        return Lack(None, proven=answer.complete)
+    bound, complete = _least_possible(problem), False
+    least = None if start is None else sum(_missing(smaller, start, only) or ())
+    if (least is None or least > bound) and _entries(tables) <= MOST_ENTRIES:
+        limits = Limits(deadline=deadline, effort=EFFORT, seed=seed)
+        answer = Programme(tables, Aim.EXCESS, limits, only=only).solve(start)
+        bound, complete = max(bound, answer.bound), answer.complete
+        if answer.placed is not None:
+            found.append(list(answer.placed))
     lacks = [
-        missing
-        for placed in found
-        if (missing := _missing(problem, contraction.expand(placed), only)) is not None
+        (sum(missing), missing, placed)
+        for placed in map(contraction.expand, found)
+        if (missing := _missing(problem, placed, only)) is not None
     ]
     if not lacks:
-        return Lack(None, proven=answer.complete)
-    best = min(lacks, key=lambda missing: (sum(missing), missing))
-    return Lack(best, proven=answer.complete or sum(best) <= answer.bound * (1 + 1e-9))
+        return Lack(None, proven=complete)
+    total, missing, best = min(lacks)
+    return Lack(missing, complete or total <= bound * (1 + 1e-9), tuple(best))
+
+
+def _least_possible(problem: Problem) -> float:
+    """Bytes that any assignment lacks in all."""
+    if any(capacity is None for capacity in problem.capacity_nbytes):
+        return 0.0
+    limits = sum(capacity for capacity in problem.capacity_nbytes if capacity is not None)
+    return max(0.0, everything_nbytes(problem) - limits)
+
+
+def _entries(tables: Tables) -> int:
+    """About how many non-zero entries the elastic programme has."""
+    devices = len(tables.problem.devices)
+    return (4 * len(tables.groups) + 24 * len(tables.problem.holds)) * devices
 
 
 def _missing(problem: Problem, placed: Sequence[int], only: int | None) -> tuple[int, ...] | None:
@@ -169,109 +189,25 @@ def _verdict(problem: Problem, deadline: float | None, seed: int) -> Verdict:
     return least_lack(problem, deadline, seed).verdict
 
 
-def _suggestions(
-    problem: Problem,
-    lack: Lack,
-    clash: Sequence[Demand],
-    deadline: float | None,
-    seed: int,
-) -> list[str]:
-    """What makes the problem feasible, each of them alone."""
-    found = []
-    if lack.nbytes is not None and sum(1 for missing in lack.nbytes if missing) > 1:
-        parts = [
-            f"{format_nbytes(missing)} more on '{name}'"
-            for name, missing in zip(problem.devices, lack.nbytes, strict=True)
-            if missing
-        ]
-        found.append(f"give the devices more memory: {', '.join(parts)}")
-    for device, (name, capacity) in enumerate(
-        zip(problem.devices, problem.capacity_nbytes, strict=True)
-    ):
-        if capacity is None or lack.nbytes is None:
-            continue
-        alone = least_lack(problem, deadline, seed, only=device)
-        if alone.nbytes is not None and alone.nbytes[device]:
-            needed = capacity + alone.nbytes[device]
-            found.append(
-                f"give '{name}' {format_nbytes(alone.nbytes[device])} more ({needed} bytes in all)"
-            )
-    twin = _largest_device(problem)
-    if twin is not None:
-        larger = _with_twin(problem, twin)
-        if _verdict(larger, deadline, seed) is Verdict.FITS:
-            found.append(f"add one more device like '{problem.devices[twin]}'")
-    found += [
-        f"drop {demand.constraint!r}" for demand in clash if _helps(problem, demand, deadline, seed)
-    ]
-    return found
-
-
-def _helps(problem: Problem, demand: Demand, deadline: float | None, seed: int) -> bool:
-    others = [other for other in problem.demands if other is not demand]
-    return _verdict(with_demands(problem, others), deadline, seed) is Verdict.FITS
-
-
-def _largest_device(problem: Problem) -> int | None:
-    limited = [
-        (capacity, -device)
-        for device, capacity in enumerate(problem.capacity_nbytes)
-        if capacity is not None
-    ]
-    return -max(limited)[1] if limited else None
-
-
-def _with_twin(problem: Problem, twin: int) -> Problem:
-    """One more device, as good as a given one in all things but the links' names."""
-
-    def wider(row: Sequence[float]) -> tuple[float, ...]:
-        return (*row, row[twin])
-
-    def square(table: Sequence[Sequence[float]]) -> tuple[tuple[float, ...], ...]:
-        return (*map(wider, table), wider(table[twin]))
-
-    new = len(problem.devices)
-    pinned = {node for demand in problem.demands for node, _ in demand.pinned}
-    return replace(
-        problem,
-        devices=(*problem.devices, f"another '{problem.devices[twin]}'"),
-        forward_seconds=tuple(map(wider, problem.forward_seconds)),
-        backward_seconds=tuple(map(wider, problem.backward_seconds)),
-        latency_seconds=square(problem.latency_seconds),
-        seconds_per_byte=square(problem.seconds_per_byte),
-        roads=(
-            tuple((*row, row[twin]) for row in (*problem.roads, problem.roads[twin]))
-            if problem.roads
-            else ()
-        ),
-        capacity_nbytes=(*problem.capacity_nbytes, problem.capacity_nbytes[twin]),
-        allowed=tuple(
-            (*allowed, new) if node not in pinned else allowed
-            for node, allowed in enumerate(problem.allowed)
-        ),
-        pays_endpoint=(
-            (*problem.pays_endpoint, problem.pays_endpoint[twin]) if problem.pays_endpoint else ()
-        ),
-    )
-
-
-def _message(
-    problem: Problem, lack: Lack, clash: Sequence[Demand], suggestions: Sequence[str]
-) -> str:
-    parts = ["no placement satisfies every limit and constraint"]
-    if lack.nbytes is not None and any(lack.nbytes):
+def _message(problem: Problem, lack: Lack, clash: Sequence[Demand]) -> str:
+    proven = lack.proven or clash or never_fits(problem)
+    found = "no placement fits" if proven else "no placement was found that fits"
+    if lack.nbytes is None or not any(lack.nbytes):
+        parts = [f"{found}: no assignment satisfies every limit and constraint"]
+    else:
         limited = [capacity for capacity in problem.capacity_nbytes if capacity is not None]
+        least = "at least " if lack.proven else "for the best one found, "
+        several = sum(1 for missing in lack.nbytes if missing) > 1
         parts = [
-            f"no placement fits: the model takes {format_nbytes(everything_nbytes(problem))} at its"
-            f" fullest point, the devices hold {format_nbytes(sum(limited))} together; at least "
+            f"{found}: the model takes {format_nbytes(everything_nbytes(problem))} at its"
+            f" fullest point, the devices hold {format_nbytes(sum(limited))} together; {least}"
             + ", ".join(
                 f"{format_nbytes(missing)} are missing on '{name}'"
                 for name, missing in zip(problem.devices, lack.nbytes, strict=True)
                 if missing
             )
+            + (f", {format_nbytes(sum(lack.nbytes))} in all" if several else "")
         ]
     if clash:
         parts.append("these clash: " + ", ".join(repr(demand.constraint) for demand in clash))
-    if suggestions:
-        parts.append("any of these helps: " + "; ".join(suggestions))
     return "; ".join(parts)

@@ -18,9 +18,11 @@ from partitioner.spec.device import (
     Device,
     device_name,
 )
+from partitioner.spec.enlarge import most_roomy, with_twins
 from partitioner.spec.link import ASSUMED_LINK, HOST, Link, is_host
 from partitioner.spec.names import MODES, OBJECTIVES, check_name, hint, match, nearest
 from partitioner.spec.sizes import (
+    exact_nbytes,
     format_bandwidth,
     format_flops,
     format_nbytes,
@@ -50,6 +52,7 @@ __all__ = [
     "Targets",
     "check_name",
     "device_name",
+    "exact_nbytes",
     "format_bandwidth",
     "format_flops",
     "format_nbytes",
@@ -57,6 +60,7 @@ __all__ = [
     "hint",
     "is_host",
     "match",
+    "most_roomy",
     "nearest",
     "parse_bandwidth",
     "parse_constraint",
@@ -64,4 +68,5 @@ __all__ = [
     "parse_nbytes",
     "parse_seconds",
     "resolve",
+    "with_twins",
 ]

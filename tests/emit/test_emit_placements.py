@@ -10,9 +10,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from partitioner.capture import Captured, capture
+from partitioner.capture import Captured, capture, holds_tensor
 from partitioner.emit import place
-from partitioner.emit.graphs import holds_tensor
 from partitioner.virtual import virtual_gpus
 from tests.emit.side_by_side import (
     QUICK,

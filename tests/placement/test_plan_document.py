@@ -45,6 +45,7 @@ KEYS = [
     "inputs",
     "program",
     "costs",
+    "outlook",
 ]
 
 
@@ -207,7 +208,7 @@ BAD_DOCUMENTS: list[tuple[Change, str]] = [
     (_set("schema", 2), "schema 2, and only schema 1"),
     (_set("schema", "1"), "$.schema"),
     (_set("schema", None), "the key 'schema' is missing"),
-    *((_drop(key), f"`{key}`") for key in KEYS[1:]),
+    *((_drop(key), f"`{key}`") for key in KEYS[1:] if key != "outlook"),
     (_set("extra", 1), "`extra`"),
     (_set("objective", "latncy"), "objective: there is no 'latncy'; did you mean 'latency'"),
     (_set("objective", 3), "$.objective"),

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import assume, given, settings
 
 from partitioner.errors import InfeasibleError
-from partitioner.solve import Demand, Hold, Problem, solve
+from partitioner.solve import Demand, Hold, Problem, least_lack, never_fits, solve
 from partitioner.solve.evaluate import count
 from partitioner.solve.formulate import with_demands
 from tests.strategies import brute_force, problems
@@ -73,7 +73,7 @@ def test_shortfall_is_the_smallest(problem: Problem) -> None:
     assert brute_force(roomier) is not None
 
 
-def test_message_tells_where_how_much_and_what_helps() -> None:
+def test_message_tells_where_and_how_much() -> None:
     problem = chain(6, 6, 6, capacities=(8, 8))
     with pytest.raises(InfeasibleError) as caught:
         solve(problem)
@@ -82,11 +82,6 @@ def test_message_tells_where_how_much_and_what_helps() -> None:
         "total": 4,
     }
     assert caught.value.conflicting == ()
-    assert caught.value.suggestions == (
-        "give 'cuda:0' 4 B more (12 bytes in all)",
-        "give 'cuda:1' 4 B more (12 bytes in all)",
-        "add one more device like 'cuda:0'",
-    )
     assert "18 B" in str(caught.value)
     assert "16 B" in str(caught.value)
 
@@ -98,7 +93,6 @@ def test_clash_is_named_and_nothing_that_has_no_part_in_it() -> None:
     with pytest.raises(InfeasibleError) as caught:
         solve(with_demands(problem, (harmless, wrong)))
     assert caught.value.conflicting == ("Colocate('n0', 'n1')",)
-    assert any("drop" in line and "Colocate" in line for line in caught.value.suggestions)
     assert caught.value.shortfall["total"] == 4
 
 
@@ -111,7 +105,6 @@ def test_clash_without_any_limit_has_no_shortfall() -> None:
         solve(with_demands(problem, apart))
     assert caught.value.shortfall == {}
     assert len(caught.value.conflicting) == 3
-    assert len([line for line in caught.value.suggestions if line.startswith("drop")]) == 3
 
 
 def test_dropping_demands_restores_the_problem() -> None:
@@ -120,3 +113,31 @@ def test_dropping_demands_restores_the_problem() -> None:
     assert pinned.allowed == ((1,), (0, 1))
     assert pinned.colocated == ((0, 1),)
     assert with_demands(pinned, ()) == problem
+
+
+@settings(max_examples=30, deadline=None)
+@given(problems(most_nodes=5))
+def test_the_assignment_of_a_lack_lacks_that_much(problem: Problem) -> None:
+    lack = least_lack(problem)
+    if lack.placed is None:
+        assert lack.nbytes is None
+        return
+    assert lack.nbytes is not None
+    roomier = replace(
+        problem,
+        capacity_nbytes=tuple(
+            None if capacity is None else capacity + missing
+            for capacity, missing in zip(problem.capacity_nbytes, lack.nbytes, strict=True)
+        ),
+    )
+    assert count(roomier, lack.placed).feasible
+    if never_fits(problem):
+        assert sum(lack.nbytes) > 0
+
+
+def test_what_is_too_large_for_the_programme_is_still_told() -> None:
+    problem = chain(*[6] * 3000, capacities=(6000, 6000, None))
+    tight = replace(problem, capacity_nbytes=(6000, 6000, 5000))
+    with pytest.raises(InfeasibleError, match=r"17\.6 KiB at its fullest point"):
+        solve(tight)
+    assert solve(problem).objective > 0

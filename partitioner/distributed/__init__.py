@@ -1,0 +1,15 @@
+"""A plan as a pipeline of micro-batches: in one process, or with one process for each rank.
+
+::
+
+    Plan + nn.Module ─layout─► PipelineLayout ─┬─► LocalPipeline   one process, its GPUs
+                                               └─► RankPipeline    one rank of `torchrun`
+
+Both are stepped alike: `pipeline.step(*batch, target=labels, losses=[])`.
+"""
+
+from partitioner.distributed.layout import PipelineLayout, first_micro_batch
+from partitioner.distributed.local import LocalPipeline
+from partitioner.distributed.ranks import RankPipeline
+
+__all__ = ["LocalPipeline", "PipelineLayout", "RankPipeline", "first_micro_batch"]

@@ -1,0 +1,182 @@
+"""`LocalPipeline`: micro-batches flow through the GPUs of one process.
+
+The host asks for the work in the order of the timetable. CUDA does not wait for it: while one GPU
+computes, the next one already has the micro-batch before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from partitioner.distributed.layout import PipelineLayout
+from partitioner.distributed.share import Share, merged, model_loss
+from partitioner.emit import StageModule, make_stage
+from partitioner.schedule import Action, Kind, StageSeconds, simulate
+
+
+class LocalPipeline(Share):
+    """A model as stages on the devices of this process.
+
+    Attributes:
+        layout: stages and schedule.
+        stages: their modules.
+        executed: the actions of the last step, in the order in which they were asked for.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        layout: PipelineLayout,
+        devices: Sequence[str | torch.device],
+        loss_fn: Callable[[Any, Any], Tensor] | None = None,
+    ) -> None:
+        """Copy `model` onto `devices`, one for each rank.
+
+        Args:
+            model: the recorded model; not modified.
+            layout: stages and schedule.
+            devices: by rank.
+            loss_fn: of what the model returns for a micro-batch and its target, a mean over the
+                micro-batch; without one, the scalar that the model itself returns.
+        """
+        stages = [
+            make_stage(
+                model,
+                layout.captured,
+                part,
+                devices[part.index % layout.ranks],
+                last=part.index == len(layout.parts) - 1,
+            )
+            for part in layout.parts
+        ]
+        super().__init__(layout, stages)
+        self.loss_fn = loss_fn or model_loss
+        self.executed: tuple[Action, ...] = ()
+
+    def step(
+        self,
+        *args: Any,
+        target: Any = None,
+        losses: list[Tensor] | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """One step on a whole batch, called as the model is; in training with its backward.
+
+        Gradients are those of the mean of the micro-batches' losses.
+
+        Args:
+            args: positional arguments of the model.
+            target: given to the loss, divided as the batch is.
+            losses: is filled with the loss of each micro-batch.
+            kwargs: keyword arguments of the model.
+
+        Returns:
+            What the model returns, for the whole batch and without gradients.
+        """
+        return self.step_on(self.layout.batch(args, kwargs), target, losses)
+
+    def step_on(
+        self,
+        batch: Mapping[str, Tensor],
+        target: Any = None,
+        losses: list[Tensor] | None = None,
+    ) -> Any:
+        """`step`, with the tensors of the call by the name of the input."""
+        micro = self.layout.micro(batch)
+        count = self.layout.micro_batches
+        targets = [None] * count if target is None else target.tensor_split(count)
+        run = _Run(self, micro, targets)
+        self.executed = tuple(_sequence(self.layout))
+        for action in self.executed:
+            run.do(action)
+        self._sum_tied_here()
+        if losses is not None:
+            losses[:] = run.losses
+        return merged(self.layout, run.returned)
+
+
+class _Run:
+    """The values of one step that are in flight."""
+
+    def __init__(
+        self, pipeline: LocalPipeline, micro: list[dict[str, Tensor]], targets: Sequence[Any]
+    ) -> None:
+        self.pipeline = pipeline
+        self.layout = pipeline.layout
+        self.micro = micro
+        self.targets = targets
+        self.wires: dict[tuple[int, int], tuple[Tensor, ...]] = {}
+        self.outputs: dict[tuple[int, int], tuple[Tensor, ...]] = {}
+        self.gradients: dict[tuple[int, int], tuple[Tensor | None, ...]] = {}
+        self.losses: list[Tensor] = []
+        self.returned: list[tuple[Tensor, ...]] = []
+
+    def do(self, action: Action) -> None:
+        """Ask for the work of one action."""
+        if action.kind == Kind.FORWARD:
+            self._forward(action.stage, action.micro_batch)
+        elif action.kind != Kind.BACKWARD_WEIGHT:
+            self._backward(action.stage, action.micro_batch)
+
+    def _forward(self, stage: int, micro_batch: int) -> None:
+        module = self.pipeline.stages[stage]
+        training = self.layout.captured.training
+        wires = self.wires.pop((stage, micro_batch), ())
+        with torch.set_grad_enabled(training):
+            given = tuple(_arrived(wire, module.device, training) for wire in wires)
+            del wires
+            inputs = {name: self.micro[micro_batch][name] for name in module.part.inputs}
+            out = module(*given, **inputs)
+            if stage + 1 < len(self.pipeline.stages):
+                self.wires[stage + 1, micro_batch] = out
+            else:
+                self.returned.append(tuple(tensor.detach() for tensor in out))
+                if training:
+                    loss = self.pipeline.loss_fn(
+                        self.layout.returned(out), self.targets[micro_batch]
+                    )
+                    self.losses.append(loss.detach())
+                    out = (loss / self.layout.micro_batches,)
+        if training:
+            self.wires[stage, ~micro_batch] = given
+            self.outputs[stage, micro_batch] = out
+
+    def _backward(self, stage: int, micro_batch: int) -> None:
+        outputs = self.outputs.pop((stage, micro_batch))
+        given = self.wires.pop((stage, ~micro_batch))
+        gradients = self.gradients.pop((stage, micro_batch), (None,) * len(outputs))
+        roots = [
+            (output, gradient)
+            for output, gradient in zip(outputs, gradients, strict=True)
+            if output.requires_grad and (gradient is not None or output.dim() == 0)
+        ]
+        del outputs, gradients
+        if roots:
+            torch.autograd.backward(
+                [output for output, _ in roots], [gradient for _, gradient in roots]
+            )
+        if stage:
+            before = self.pipeline.stages[stage - 1].device
+            self.gradients[stage - 1, micro_batch] = tuple(
+                None if wire.grad is None else wire.grad.to(before) for wire in given
+            )
+
+
+def _arrived(wire: Tensor, device: torch.device, training: bool) -> Tensor:
+    """A wire as the next stage takes it: a leaf on its device."""
+    needs = training and wire.requires_grad
+    return wire.detach().to(device).requires_grad_(needs)
+
+
+def _sequence(layout: PipelineLayout) -> Iterable[Action]:
+    """All ranks' actions in one order that respects every rank's own: as with equal stages."""
+    table = simulate(layout.orders, [StageSeconds(1.0, 1.0, 1.0)] * len(layout.parts))
+    rows = [interval for row in table.compute for interval in row]
+    return (i.action for i in sorted(rows, key=lambda i: (i.start, i.end, i.action.stage)))
+
+
+__all__ = ["LocalPipeline", "StageModule"]

@@ -1,0 +1,102 @@
+"""What a process has of a pipeline: some stages, seen as one set of parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from partitioner.distributed.layout import PipelineLayout
+from partitioner.emit import StageModule
+from partitioner.graph import training_loss
+
+
+class Share:
+    """The stages of one process.
+
+    A parameter that several stages have is in `named_parameters` once for each; their gradients are
+    summed in every step, so that all copies stay equal under the same optimizer.
+    """
+
+    def __init__(self, layout: PipelineLayout, stages: Sequence[StageModule]) -> None:
+        self.layout = layout
+        self.stages = tuple(stages)
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """The parameters of all stages, as an optimizer takes them."""
+        for stage in self.stages:
+            yield from stage.parameters()
+
+    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Names as in the original, and parameters."""
+        for stage in self.stages:
+            yield from stage.named_parameters()
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Names as in the original, of what these stages have."""
+        found: dict[str, Tensor] = {}
+        for stage in self.stages:
+            found.update(stage.state_dict())
+        return found
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take what these stages need from the original's `state_dict`, or a part of it."""
+        for stage in self.stages:
+            stage.load_state_dict({name: state[name] for name in stage.state_dict()})
+
+    def train(self, mode: bool = True) -> Share:
+        """Set the mode of every stage."""
+        for stage in self.stages:
+            stage.train(mode)
+        return self
+
+    def eval(self) -> Share:
+        """Set evaluation mode."""
+        return self.train(False)
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Reset all gradients."""
+        for stage in self.stages:
+            stage.zero_grad(set_to_none)
+
+    def copies(self, name: str) -> list[nn.Parameter]:
+        """The copies of a tied parameter in these stages, by canonical name."""
+        names = self.layout.captured.state[name].names
+        found = []
+        for stage in self.stages:
+            if name in stage.part.state:
+                held = dict(stage.named_parameters(remove_duplicate=False))
+                found.append(next(held[alias] for alias in names if alias in held))
+        return found
+
+    def _sum_tied_here(self) -> None:
+        """Give all copies of a parameter within these stages the sum of their gradients."""
+        for name in self.layout.tied:
+            copies = self.copies(name)
+            gradients = [copy.grad for copy in copies if copy.grad is not None]
+            if len(copies) < 2 or not gradients:
+                continue
+            total = gradients[0]
+            for gradient in gradients[1:]:
+                total = total + gradient.to(total.device)
+            for copy in copies:
+                copy.grad = total.to(copy.device, copy=True)
+
+
+def model_loss(output: Any, target: Any) -> Tensor:
+    """The loss of a model that returns its own."""
+    return training_loss(output)
+
+
+def merged(layout: PipelineLayout, returned: Sequence[Sequence[Tensor]]) -> Any:
+    """What the model returns for a whole batch, from what it returned for the micro-batches.
+
+    Tensors are joined along the batch; of scalars the mean is taken.
+    """
+    joined = [
+        torch.stack(parts).mean(0) if parts[0].dim() == 0 else torch.cat(parts)
+        for parts in zip(*returned, strict=True)
+    ]
+    return layout.returned(joined)

@@ -1,0 +1,126 @@
+"""What follows from the stages of a pipeline: its timetable, transfers and busiest part."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from partitioner.capture import Captured
+from partitioner.graph import StagePart, split_stages
+from partitioner.graph.cost_graph import CostGraph
+from partitioner.placement.parts import PipelineRecord, Transfer
+from partitioner.schedule import StageSeconds, Timetable, orders, simulate
+from partitioner.solve.formulate_stages import WEIGHT_SHARE, weighted_nodes
+from partitioner.spec import Cluster
+
+
+@dataclass(frozen=True)
+class Pipelined:
+    """A pipeline, counted from its cost graph.
+
+    Attributes:
+        parts: the stages.
+        seconds: by stage, of one micro-batch.
+        timetable: of one step.
+        transfers: of one micro-batch, in the order in which they happen.
+        bottleneck_seconds: what the busiest rank, or link, has to do in one step.
+    """
+
+    parts: tuple[StagePart, ...]
+    seconds: tuple[StageSeconds, ...]
+    timetable: Timetable
+    transfers: tuple[Transfer, ...]
+    bottleneck_seconds: float
+
+
+def pipelined(
+    captured: Captured, graph: CostGraph, cluster: Cluster, record: PipelineRecord
+) -> Pipelined:
+    """Count a pipeline.
+
+    Raises:
+        PlanError: the stages do not fit the recording.
+        SpecError: the schedule does not take these numbers.
+    """
+    parts = split_stages(captured, record.stages)
+    moves = _transfers(graph, cluster, record, parts)
+    seconds = tuple(_seconds(captured, graph, cluster, record, part) for part in parts)
+    plan = orders(
+        record.schedule,
+        len(record.ranks),
+        record.micro_batches,
+        stages_per_rank=record.stages_per_rank,
+        training=captured.training,
+    )
+    table = simulate(plan, seconds)
+    busy: dict[object, float] = {}
+    for move in moves:
+        for link in cluster.road(move.source, move.destination):
+            for lane in link.lanes or (link.ends,):
+                taken = record.micro_batches * link.seconds(move.nbytes)
+                busy[lane] = busy.get(lane, 0.0) + taken
+    return Pipelined(
+        parts, seconds, table, moves, max((*table.busy_seconds, *busy.values()), default=0.0)
+    )
+
+
+def placement_of_stages(
+    captured: Captured, parts: Sequence[StagePart], ranks: Sequence[str]
+) -> dict[str, str]:
+    """The device of every node; of one that several stages compute, that of the first of them."""
+    found: dict[str, str] = {}
+    for part in parts:
+        for name in part.nodes:
+            found.setdefault(name, ranks[part.index % len(ranks)])
+    inputs = {str(n.target): n.name for n in captured.graph.nodes if n.op == "placeholder"}
+    for part in parts:
+        for name in part.inputs:
+            found.setdefault(inputs[name], ranks[part.index % len(ranks)])
+    return {name: found.get(name, ranks[0]) for name in captured.nodes}
+
+
+def _seconds(
+    captured: Captured,
+    graph: CostGraph,
+    cluster: Cluster,
+    record: PipelineRecord,
+    part: StagePart,
+) -> StageSeconds:
+    ranks = record.ranks
+    here = ranks[part.index % len(ranks)]
+    weighted = weighted_nodes(graph)
+    backward = sum(graph.cost(node).backward_seconds[here] for node in part.nodes)
+    weight = WEIGHT_SHARE * sum(
+        graph.cost(node).backward_seconds[here] for node in part.nodes if node in weighted
+    )
+    last = part.index == max(record.stages.values())
+    after, before = ranks[(part.index + 1) % len(ranks)], ranks[(part.index - 1) % len(ranks)]
+    out = 0 if last else sum(graph.tensor(node).nbytes for node in part.wires_out)
+    back = sum(graph.tensor(node).gradient_nbytes for node in part.wires_in)
+    return StageSeconds(
+        forward=sum(graph.cost(node).forward_seconds[here] for node in part.nodes),
+        backward_input=backward - weight,
+        backward_weight=weight,
+        send=cluster.transfer_seconds(here, after, out) if out and here != after else 0.0,
+        send_back=cluster.transfer_seconds(here, before, back) if back and here != before else 0.0,
+    )
+
+
+def _transfers(
+    graph: CostGraph, cluster: Cluster, record: PipelineRecord, parts: Sequence[StagePart]
+) -> tuple[Transfer, ...]:
+    """The wires of one micro-batch, forth and back."""
+    forward, backward = [], []
+    for part in parts[1:]:
+        before = record.ranks[(part.index - 1) % len(record.ranks)]
+        here = record.ranks[part.index % len(record.ranks)]
+        for node in part.wires_in if before != here else ():
+            tensor = graph.tensor(node)
+            if tensor.nbytes:
+                seconds = cluster.transfer_seconds(before, here, tensor.nbytes)
+                forward.append(Transfer(node, before, here, tensor.nbytes, seconds, "forward"))
+            if tensor.gradient_nbytes:
+                nbytes = tensor.gradient_nbytes
+                seconds = cluster.transfer_seconds(here, before, nbytes)
+                backward.append(Transfer(node, here, before, nbytes, seconds, "backward"))
+    return (*forward, *reversed(backward))

@@ -1,0 +1,31 @@
+"""Pipelines of micro-batches: who does what in which order, and how long a step takes.
+
+Orders are those of `torch.distributed.pipelining`; a `Timetable` is their simulation.
+"""
+
+from partitioner.schedule.actions import (
+    SCHEDULES,
+    Action,
+    Kind,
+    Orders,
+    check_schedule,
+    in_flight,
+    orders,
+    peak_in_flight,
+)
+from partitioner.schedule.timetable import Interval, StageSeconds, Timetable, simulate
+
+__all__ = [
+    "SCHEDULES",
+    "Action",
+    "Interval",
+    "Kind",
+    "Orders",
+    "StageSeconds",
+    "Timetable",
+    "check_schedule",
+    "in_flight",
+    "orders",
+    "peak_in_flight",
+    "simulate",
+]
