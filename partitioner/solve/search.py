@@ -138,7 +138,8 @@ class _Search:
         labelled = schedule if schedule is not None and applies(schedule.relaxed) else None
         if labelled is not None and not self.proven():
             self._in_order(labelled, LABEL_UNITS)
-            most = MOST_ENTRIES if self.best is None or self.deadline else LABELLED_ENTRIES
+            counted = self.best is not None and not self.problem.roads
+            most = LABELLED_ENTRIES if counted and not self.deadline else MOST_ENTRIES
         if not self.proven():
             self._programme(most)
         if labelled is not None and self.deadline is not None and not self.proven():
