@@ -165,7 +165,7 @@ HEAD = (
     "Each is planned in training mode for 2 and for 4 devices with the objective `memory`, which",
     "splits what can be split, and runs on virtual GPUs beside the original. *Equal*: outputs and",
     "their type, gradients, buffers after the step and `state_dict` keys, in train mode and, after",
-    "the switch, in eval mode. *Other batch*: the same plan at another batch size, equal as well or",
+    "the switch, in eval mode. *Other batch*: the same plan at another batch size, equal too or",
     "refused with an error. Seconds are for recording, planning and placing, both plans together.",
     "",
 )
