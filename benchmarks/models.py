@@ -21,7 +21,7 @@ from tests.architectures import ARCHITECTURES
 from tests.emit.side_by_side import Outcome, assert_same, step
 from tests.zoo import ZOO, Case
 
-SMOKE = ("Llama", "ResNet", "unet")
+SMOKE = ("seqnet", "mlp")
 COUNTS = (2, 4)
 MEMORY = "16GiB"
 OTHER_BATCH = 3
