@@ -27,7 +27,7 @@ from torch import fx
 from torch.utils import _pytree as pytree
 
 from partitioner.capture.captured import NodeInfo, holds_tensor
-from partitioner.emit.graphs import PlacedGraph, fresh_name, reshaped_inputs
+from partitioner.emit.graphs import PlacedGraph, fresh_name, reshaped_inputs, spelled_device
 
 Detours = Mapping[tuple[str, str], str]
 """By source and destination, the host over which data is to be moved."""
@@ -114,7 +114,7 @@ class _Mover:
         args = fx.node.map_arg(node.args, convert)
         kwargs = dict(fx.node.map_arg(node.kwargs, convert))
         if info.creates and device is not None and node.op == "call_function":
-            kwargs["device"] = device
+            kwargs["device"] = spelled_device(device)
         borrowed = self._borrowed(info, device)
         if not is_late and (info.mutates or (node.op != "get_attr" and holds_tensor(info.value))):
             self._enter(info.grad_enabled, _autocast_on(info.autocast, device))
@@ -177,13 +177,14 @@ class _Mover:
 
     def _move(self, value: fx.Node, spec: Any, device: str, name: str) -> fx.Node:
         self._enter(True, self.region.autocast)
+        there = spelled_device(device)
         if isinstance(spec, (tuple, list, Mapping)):
             moved = self.graph.create_node(
-                "call_function", move_structure, (value, device), name=self._fresh(name, device)
+                "call_function", move_structure, (value, there), name=self._fresh(name, device)
             )
         else:
             moved = self.graph.create_node(
-                "call_method", "to", (value, device), name=self._fresh(name, device)
+                "call_method", "to", (value, there), name=self._fresh(name, device)
             )
         path = self.nodes[value.name].module_path
         return self._noted(moved, NodeInfo(path, spec), device)
