@@ -42,6 +42,7 @@ class DeviceKind:
         launch_seconds: overhead of starting one operator.
         source: the datasheet.
         date: of the datasheet, `YYYY-MM`.
+        checked: every figure was compared with a printed copy or a tabulation of the source.
     """
 
     name: str
@@ -52,11 +53,12 @@ class DeviceKind:
     launch_seconds: float
     source: str
     date: str
+    checked: bool = False
 
 
 class CostModel(Protocol):
     """Prices one operator call on one kind of device."""
 
     def seconds(self, call: OperatorCall, kind: DeviceKind) -> float:
-        """Seconds that `call` takes on `kind`."""
+        """Seconds that `call` takes on `kind`; `math.inf` where it cannot be done there."""
         ...

@@ -156,7 +156,7 @@ def partition(
             progress=progress,
         ),
     )
-    return place(model, captured, the_plan.placement, plan=the_plan)
+    return place(model, captured, the_plan.placement, plan=the_plan, detours=the_plan.detours)
 
 
 def _compile(

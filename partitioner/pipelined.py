@@ -36,10 +36,16 @@ def pipeline_plan(subject: Priced) -> Plan:
 
     Raises:
         SpecError: the model has fewer parts than stages are asked for, or a constraint that no
-            pipeline can keep.
+            pipeline can keep, or a link is broken: stages send straight to each other.
         InfeasibleError: nothing fits, and by how much.
     """
     options, cluster, graph = subject.options, subject.cluster, subject.graph
+    for link in cluster.links:
+        if link.broken:
+            raise SpecError(
+                f"the {link} is broken, and the stages of a pipeline send straight to each other; "
+                "leave one of the two devices out, or plan with micro_batches=1"
+            )
     demands = resolve(options.constraints, targets(graph), cluster.names, graph.colocated)
     units = stage_units(subject.captured, demands.colocated)
     output = next(iter(reversed(subject.captured.graph.nodes)))

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from partitioner import Plan
+from partitioner import Cluster, Device, Link, Plan, virtual_gpus
 from partitioner.cli import cli
 
 SEQNET = "examples.seqnet:model"
@@ -259,6 +259,43 @@ def test_what_does_not_fit_is_told_with_what_does(tmp_path: Path) -> None:
 
 
 # Bad input: exit code 2, a message without traceback, nothing written
+
+
+@pytest.mark.parametrize("measure", [(), ("--measure",)])
+def test_devices_writes_the_links_of_virtual_gpus(tmp_path: Path, measure: tuple[str, ...]) -> None:
+    path = tmp_path / "cluster.toml"
+    links = (Link(("cuda:0", "cuda:1"), via="cpu"),)
+    machine = Cluster(tuple(Device(f"cuda:{i}", memory="512KiB") for i in range(2)), links)
+    with virtual_gpus(machine):
+        result = run("devices", *measure, "-o", path)
+    assert (result.exit_code, result.stdout) == (0, "")
+    read = Cluster.of(path)
+    assert read.names == machine.names
+    if not measure:
+        assert read.links == links
+    assert read.transfer_seconds("cuda:0", "cuda:1", 1000) > 0
+
+
+def test_devices_tells_of_a_broken_link_and_the_plan_goes_round_it(tmp_path: Path) -> None:
+    path, plan = tmp_path / "cluster.toml", tmp_path / "plan.json"
+    broken = Link(source="cuda:0", destination="cuda:1", broken=True)
+    machine = Cluster(tuple(Device(f"cuda:{i}", memory="8MiB") for i in range(2)), (broken,))
+    with virtual_gpus(machine):
+        result = run("devices", "--measure", "-o", path)
+    assert result.exit_code == 0
+    assert "the link from 'cuda:0' to 'cuda:1' is broken" in result.stderr
+    assert broken in Cluster.of(path).links
+    apart = ("--constraint", "pin lin1=cuda:0", "--constraint", "pin lin2=cuda:1")
+    shown = run("plan", SEQNET, "--devices", path, *apart, "-o", plan)
+    assert shown.exit_code == 0, shown.stderr
+    assert "the link from 'cuda:0' to 'cuda:1' is broken" in " ".join(shown.stdout.split())
+    assert run("verify", SEQNET, plan).exit_code == 0
+    assert ".to('cpu')" in run("emit", plan).stdout
+
+
+def test_devices_without_a_gpu_has_nothing_to_measure() -> None:
+    assert "no GPU that PyTorch can see" in bad(run("devices", "--measure"))
+
 
 PLAN = ("plan", SEQNET, "--devices", "2x16GiB")
 ONE = ("--devices", "1x1GiB")

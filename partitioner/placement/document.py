@@ -27,7 +27,7 @@ from partitioner.placement.parts import (
 )
 from partitioner.placement.restore import cost_graph_of
 from partitioner.placement.validate import faults, first_few
-from partitioner.spec import Cluster, Device, Link
+from partitioner.spec import Cluster, Device
 
 SCHEMA = 1
 WIDTH = 100
@@ -120,10 +120,13 @@ class PlanDocument(
         """The planned devices by name, memory and links, for running without them."""
         return Cluster(
             devices=tuple(Device(d.name, memory=d.memory) for d in self.cluster.devices),
-            links=tuple(
-                Link(link.between, link.bandwidth, link.latency) for link in self.cluster.links
-            ),
+            links=self.cluster.declared_links(),
         )
+
+    @property
+    def detours(self) -> dict[tuple[str, str], str]:
+        """By source and destination, the host over which data goes round a broken link."""
+        return self.virtual_cluster().detours
 
 
 class _Header(msgspec.Struct):

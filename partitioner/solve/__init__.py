@@ -5,7 +5,7 @@ from partitioner.solve.formulate import formulate, with_demands
 from partitioner.solve.formulate_stages import formulate_stages
 from partitioner.solve.glance import Glance, glance
 from partitioner.solve.infeasible import Lack, least_lack, never_fits
-from partitioner.solve.problem import Demand, Flow, Hold, Problem, Solution, Status
+from partitioner.solve.problem import Demand, Flow, Hold, Hop, Problem, Solution, Status
 from partitioner.solve.search import solve
 from partitioner.solve.stages import (
     Shortfall,
@@ -21,6 +21,7 @@ __all__ = [
     "Flow",
     "Glance",
     "Hold",
+    "Hop",
     "Lack",
     "Problem",
     "Shortfall",

@@ -99,7 +99,7 @@ def formulate_stages(
             (_places(one, place), _places(other, place)) for one, other in demands.separated
         ),
         latency_seconds=tuple(
-            tuple(0.0 if a == b else cluster.transfer_seconds(a, b, 0) for b in devices)
+            tuple(0.0 if a == b else _latency_seconds(cluster, a, b) for b in devices)
             for a in devices
         ),
         seconds_per_byte=tuple(
@@ -114,10 +114,12 @@ def formulate_stages(
     return problem, line
 
 
+def _latency_seconds(cluster: Cluster, source: str, destination: str) -> float:
+    return sum(link.latency_seconds for link in cluster.road(source, destination))
+
+
 def _seconds_per_byte(cluster: Cluster, source: str, destination: str) -> float:
-    many = 1 << 30
-    whole = cluster.transfer_seconds(source, destination, many)
-    return (whole - cluster.transfer_seconds(source, destination, 1)) / (many - 1)
+    return sum(1 / link.bytes_per_second for link in cluster.road(source, destination))
 
 
 def _places(nodes: Iterable[str], place: dict[str, int]) -> tuple[int, ...]:

@@ -6,7 +6,16 @@ import re
 
 import pytest
 
-from cost_models import DEFAULT_LINK, DEVICE_KINDS, LINK_KINDS, kind_by_product_name, local_device
+from cost_models import (
+    DEFAULT_LINK,
+    DEVICE_KINDS,
+    LINK_KINDS,
+    has_peer_access,
+    kind_by_product_name,
+    local_device,
+    nvlink_bytes_per_second,
+    pcie_bytes_per_second,
+)
 
 GIB = 2**30
 
@@ -49,6 +58,73 @@ def test_well_known_figures_are_dense_ones(
     kind = DEVICE_KINDS[name]
     assert kind.flops_per_second[dtype] == pytest.approx(teraflops * 1e12)
     assert kind.memory_nbytes == gib * GIB
+
+
+P100 = {"float64": 64, "float32": 128, "float16": 256}
+V100 = {"float64": 64, "float32": 128, "float16": 1024}
+GP102 = {"float64": 8, "float32": 256, "float16": 4}
+TU10X = {"float64": 4, "float32": 128, "float16": 1024, "int8": 2048}
+GA100 = {"float64": 128, "float32": 128, "tfloat32": 1024, "float16": 2048, "int8": 4096}
+GA10X = {"float64": 4, "float32": 256, "tfloat32": 512, "float16": 1024, "int8": 2048}
+GEFORCE = GA10X | {"tfloat32": 256, "float16": 512}
+GH100 = {"float64": 256, "float32": 256}
+GH100_TENSOR = {"tfloat32": 2048, "float16": 4096, "int8": 8192}
+CDNA2 = {"float64": 256, "float32": 256, "float16": 1024, "int8": 1024}
+CDNA3 = {"float64": 256, "float32": 256, "tfloat32": 1024, "float16": 2048, "int8": 4096}
+"""Operations of one SM or compute unit per cycle, from the vendors' architecture whitepapers."""
+
+
+@pytest.mark.parametrize(
+    ("name", "units", "gigahertz", "per_cycle"),
+    [
+        ("p100-16gb", 56, 1.480, P100),
+        ("v100-16gb", 80, 1.530, V100),
+        ("v100-32gb", 80, 1.530, V100),
+        ("gtx-1080-ti", 28, 1.582, GP102),
+        ("t4", 40, 1.590, TU10X),
+        ("quadro-rtx-8000", 72, 1.770, TU10X),
+        ("rtx-2080-ti", 68, 1.545, TU10X | {"float16": 512}),
+        ("a30", 56, 1.440, GA100),
+        ("a100-40gb", 108, 1.410, GA100),
+        ("a100-80gb", 108, 1.410, GA100),
+        ("a10", 72, 1.695, GA10X),
+        ("a40", 84, 1.740, GA10X),
+        ("rtx-a4000", 48, 1.560, GA10X),
+        ("rtx-a5000", 64, 1.695, GA10X),
+        ("rtx-a6000", 84, 1.800, GA10X),
+        ("rtx-3080", 68, 1.710, GEFORCE),
+        ("rtx-3090", 82, 1.695, GEFORCE),
+        ("l4", 58, 2.040, GA10X),
+        ("l40s", 142, 2.520, GA10X),
+        ("rtx-6000-ada", 142, 2.505, GA10X),
+        ("rtx-4080", 76, 2.505, GEFORCE),
+        ("rtx-4090", 128, 2.520, GEFORCE),
+        ("rtx-5090", 170, 2.407, GEFORCE),
+        ("h100-pcie", 114, 1.755, GH100),
+        ("h100-pcie", 114, 1.620, GH100_TENSOR),
+        ("h100-sxm", 132, 1.980, GH100),
+        ("h100-sxm", 132, 1.830, GH100_TENSOR),
+        ("h200", 132, 1.980, GH100),
+        ("h200", 132, 1.830, GH100_TENSOR),
+        ("mi210", 104, 1.700, CDNA2),
+        ("mi300x", 304, 2.100, CDNA3),
+    ],
+)
+def test_peaks_follow_from_units_and_clocks(
+    name: str, units: int, gigahertz: float, per_cycle: dict[str, int]
+) -> None:
+    stated = DEVICE_KINDS[name].flops_per_second
+    for dtype, operations in per_cycle.items():
+        assert stated[dtype] == pytest.approx(units * gigahertz * 1e9 * operations, rel=0.015), (
+            dtype
+        )
+
+
+def test_a_tile_product_of_amx_takes_sixteen_cycles() -> None:
+    xeon = DEVICE_KINDS["xeon-8480"].flops_per_second
+    for dtype, depth in (("bfloat16", 32), ("int8", 64)):
+        per_cycle = 2 * 16 * 16 * depth / 16
+        assert xeon[dtype] == pytest.approx(56 * 2.0e9 * per_cycle)
 
 
 def test_there_are_several_generations_and_classes() -> None:
@@ -98,3 +174,39 @@ def test_links_have_sources_and_the_default_is_pcie_4() -> None:
         assert re.fullmatch(r"20\d\d-(0[1-9]|1[0-2])", link.date)
         assert 1e9 < link.bytes_per_second < 1e12
         assert 0 < link.latency_seconds < 1e-3
+
+
+def test_geforce_rtx_cards_alone_have_no_peer_access() -> None:
+    without = {kind.name for kind in DEVICE_KINDS.values() if not has_peer_access(kind.name)}
+    assert {"rtx-2080-ti", "rtx-3090", "rtx-4090", "rtx-5090"} <= without
+    assert not any("a6000" in name or "ada" in name for name in without)
+    assert has_peer_access("gtx-1080-ti")
+
+
+@pytest.mark.parametrize(
+    ("capability", "links", "name"),
+    [
+        ((6, 0), 4, "nvlink1"),
+        ((7, 0), 6, "nvlink2"),
+        ((8, 0), 12, "nvlink3"),
+        ((8, 6), 4, "nvlink-bridge-a6000"),
+        ((9, 0), 18, "nvlink4"),
+        ((10, 0), 18, "nvlink5"),
+    ],
+)
+def test_nvlinks_add_up_to_the_datasheets(
+    capability: tuple[int, int], links: int, name: str
+) -> None:
+    figure = nvlink_bytes_per_second(capability)
+    assert figure is not None
+    assert links * figure == LINK_KINDS[name].bytes_per_second
+    assert nvlink_bytes_per_second((1, 0)) is None
+
+
+def test_pcie_lanes_add_up_to_the_standard() -> None:
+    for generation in (3, 4, 5):
+        whole = LINK_KINDS[f"pcie{generation}-x16"].bytes_per_second
+        assert pcie_bytes_per_second(generation, 16) == pytest.approx(whole)
+        assert pcie_bytes_per_second(generation, 8) == pytest.approx(whole / 2)
+    assert pcie_bytes_per_second(4, 0) is None
+    assert pcie_bytes_per_second(1, 16) is None
