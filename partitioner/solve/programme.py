@@ -928,9 +928,16 @@ def _run_highs(
     complete = infeasible or status == highspy.HighsModelStatus.kOptimal
     bound = inf if infeasible else _in_problem_units(programme, info.mip_dual_bound)
     lp.solverModel = None
-    if status == highspy.HighsModelStatus.kSolveError:
+    if status == highspy.HighsModelStatus.kSolveError or (
+        found is not None and _contradicts(pulp.value(lp.objective), info.objective_function_value)
+    ):
         return None, interrupt.is_set(), breaths
     return Answer(found, bound, complete, solver_name()), interrupt.is_set(), breaths
+
+
+def _contradicts(value: float, reported: float) -> bool:
+    """Whether an objective is not what its own columns add up to."""
+    return abs(value - reported) > 1e-5 * max(1.0, abs(reported))
 
 
 def _run_cbc(programme: Programme, seconds: float | None) -> Answer:

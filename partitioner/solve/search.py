@@ -75,7 +75,7 @@ KICK_UNITS = 1e6
 """Effort of kicks from what labels found."""
 MOST_LABELS = 20_000
 """Labels at a time, at most."""
-SMALL = 2_500
+SMALL = 4_000
 """Ties are settled by an integer programme as well if it has at most so many entries."""
 
 Progress = Callable[[str], None]
