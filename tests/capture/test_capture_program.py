@@ -168,3 +168,8 @@ def test_a_foreign_call_cannot_be_written_down() -> None:
     node.op, node.target = "call_function", print
     with pytest.raises(PlanError, match="cannot hold a call of print"):
         records(captured)
+
+
+def test_products_that_mixtures_of_experts_call_are_known():
+    """Mixtral calls `torch._grouped_mm`, whose name begins with an underscore."""
+    assert function_of(name_of(torch._grouped_mm)) is torch._grouped_mm
