@@ -19,6 +19,7 @@ from partitioner.capture import (
     inputs_of,
     records,
 )
+from partitioner.capture.targets import function_of, name_of
 from partitioner.errors import PlanError
 from tests.capture.side_by_side import captured_case
 from tests.zoo import ZOO
