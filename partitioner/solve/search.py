@@ -52,15 +52,11 @@ MOST_ENTRIES = 120_000
 WORTHWHILE = 1e-3
 """Small programmes are spared for gaps below this."""
 PATIENCE = 3
-"""Under a time limit a programme for latency may be so many times larger."""
+"""Under a time limit a programme may be so many times larger."""
 PROGRAMME_SHARE = 0.75
-"""Of a time limit for latency: then the integer programme makes room for more search."""
+"""Of a time limit: then the integer programme makes room for more search."""
 WORK = 2e11
 """Effort of an integer programme times the square of its entries."""
-LOAD_WORK = 2e12
-"""Likewise, for throughput: its bound is worth more."""
-ROUNDS = 2
-"""More kicks after the integer programme."""
 LINES = 24
 """Linear orders that are split into intervals."""
 IDEAL_UNITS = 2e7
@@ -130,7 +126,7 @@ class _Search:
             problem = self.coarse.problem
         self.started = started
         self.deadline = None if time_limit is None else started + time_limit
-        self.patient = self.deadline is not None and problem.objective == "latency"
+        self.patient = self.deadline is not None and self.coarse is None
         self.seed = seed
         self.say = say
         self.problem, self.contraction = contract(problem)
@@ -169,7 +165,7 @@ class _Search:
         if labelled is not None and self.deadline is not None and not self.proven():
             self._in_order(labelled, inf)
         if not self.proven():
-            self._more_rounds()
+            self._until_the_deadline()
         if self.best is not None:
             self._ties()
 
@@ -284,10 +280,10 @@ class _Search:
         if found.placed is not None:
             self.offer(schedule.contraction.expand(found.placed))
 
-    def _more_rounds(self) -> None:
-        """More kicks; for latency in what is left of a time limit."""
+    def _until_the_deadline(self) -> None:
+        """More kicks in what is left of a time limit."""
         turn = 0
-        while self.best is not None and (self.patient or turn < self._rounds()):
+        while self.patient and self.best is not None:
             effort = Effort(min(UNITS, UNITS_EACH * len(self.tables.groups)), self.deadline)
             if effort.late() or self.done() or len(self.tables.groups) < 2:
                 return
@@ -298,10 +294,6 @@ class _Search:
             self.offer(found)
             if self.problem.objective == "throughput":
                 self._share_out()
-
-    def _rounds(self) -> int:
-        throughput = self.problem.objective == "throughput" and self.coarse is None
-        return ROUNDS if throughput else 0
 
     def _good_enough(self, rank: Rank) -> bool:
         close = PROVEN if self.coarse is None else WORTHWHILE
@@ -331,7 +323,7 @@ class _Search:
             else max(
                 time.monotonic(), self.started + PROGRAMME_SHARE * (self.deadline - self.started)
             ),
-            effort=None if self.patient else self._programme_effort(entries),
+            effort=None if self.patient else int(max(10, min(4000, WORK / entries**2))),
             seed=self.seed,
             known=self.value,
             floor=self.bound,
@@ -351,11 +343,6 @@ class _Search:
             if answer.complete:
                 raise explain(self.original, self.deadline, self.seed)
             self._any_that_fits()
-
-    def _programme_effort(self, entries: int) -> int:
-        """Of a programme; a time limit may cut it off but never adds to it."""
-        work = LOAD_WORK if self.problem.objective == "throughput" else WORK
-        return int(max(10, min(4000, work / entries**2)))
 
     def _any_that_fits(self) -> None:
         """A search for room alone, where the search for the objective found nothing that fits."""
