@@ -1,6 +1,6 @@
 """Promised against measured peaks: `python -m benchmarks.memory [--smoke] [--batch N]`.
 
-For every model of the zoo, in training with Adam, with SGD, and in inference, on 1, 2 and 4 devices:
+For every model of the zoo, in training with Adam, with SGD and in inference, on 1, 2 and 4 devices:
 what the plan promises for each device against what the placed module takes there on virtual GPUs
 (two steps in training, one forward in inference). Plans are made for the objective `memory`, which
 splits whatever can be split. A cell is the worst device's `promised / measured - 1`, and behind it,

@@ -11,9 +11,10 @@ from __future__ import annotations
 import math
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from math import inf
 
+from benchmarks.published_pieces import Sequences, best_sequence, sequence_bound
 from partitioner.solve import Problem, Solution, Status
 from partitioner.solve.evaluate import count
 from partitioner.solve.intervals import Costs, best_cuts, lines
@@ -127,17 +128,19 @@ class Pieces:
 
 
 def solve_latency(problem: Problem, *, time_limit: float | None = None, seed: int = 0) -> Solution:
-    """A small latency, with a bound; by intervals of many linear orders, then by single moves."""
+    """A small latency, with a bound; by sequences, intervals of many lines, then single moves."""
     started = time.monotonic()
     pieces, tables = Pieces(problem), Tables(problem)
+    sequences = Sequences(problem)
     bound = pieces.bound()
     best: tuple[float, list[int]] = (inf, [])
-    cpu = next(d for d in range(len(problem.devices)) if not problem.pays(d))
-    starts = [[cpu] * len(problem.nodes)]
-    starts += [_intervals(tables, line) for line in lines(tables, seed, LINES)]
-    for placed in starts:
+    if sequences.applies:
+        bound = max(bound, sequence_bound(sequences))
+    for placed in _starts(tables, sequences, seed):
         if count(problem, placed).feasible:
             best = min(best, (pieces.latency(placed), placed))
+        if best[0] <= bound * (1 + 1e-9):
+            break
     generator = random.Random(seed)
     at = best
     for turn in range(EVALUATIONS if time_limit is None else PATIENT):
@@ -159,8 +162,17 @@ def solve_latency(problem: Problem, *, time_limit: float | None = None, seed: in
         objective=best[0],
         bound=min(bound, best[0]),
         seconds=time.monotonic() - started,
-        solver="intervals and moves",
+        solver="sequences, intervals and moves",
     )
+
+
+def _starts(tables: Tables, sequences: Sequences, seed: int) -> Iterator[list[int]]:
+    """Everything on a CPU, the best sequence, intervals of many lines."""
+    yield [sequences.cpu] * len(tables.problem.nodes)
+    if sequences.applies:
+        yield best_sequence(sequences)
+    for line in lines(tables, seed, LINES):
+        yield _intervals(tables, line)
 
 
 def _intervals(tables: Tables, line: Sequence[int]) -> list[int]:

@@ -58,5 +58,5 @@ class CostModel(Protocol):
     """Prices one operator call on one kind of device."""
 
     def seconds(self, call: OperatorCall, kind: DeviceKind) -> float:
-        """Seconds that `call` takes on `kind`."""
+        """Seconds that `call` takes on `kind`; `math.inf` where it cannot be done there."""
         ...

@@ -7,6 +7,7 @@ from the call to its end.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -55,3 +56,43 @@ LINK_KINDS: Mapping[str, LinkKind] = {link.name: link for link in _LINKS}
 
 DEFAULT_LINK = LINK_KINDS["pcie4-x16"]
 """Assumed between two devices for which no link is declared."""
+
+_GEFORCE_RTX = re.compile(r"rtx-[2-5]0[5-9]0(-.*)?")
+
+
+def has_peer_access(kind: str) -> bool:
+    """Whether GPUs of a kind of `DEVICE_KINDS` can copy to each other over PCIe directly.
+
+    GeForce RTX cards cannot: NVIDIA's driver offers them peer access over an NVLink bridge only,
+    where there is one (RTX 20 and 3090), else it copies over the host's memory (of the RTX 4090,
+    NVIDIA said so in its developer forum, 2023). A link that is declared counts for more than this
+    rule.
+    """
+    return _GEFORCE_RTX.fullmatch(kind) is None
+
+
+_NVLINKS: Mapping[tuple[int, int], float] = {
+    (6, 0): 20e9,
+    (7, 0): 25e9,
+    (7, 5): 25e9,
+    (8, 0): 25e9,
+    (8, 6): 14.0625e9,
+    (9, 0): 25e9,
+    (10, 0): 50e9,
+}
+"""One NVLink in one direction by compute capability, from the datasheets behind `LINK_KINDS`:
+P100 80 GB/s over 4, V100 150 over 6, A100 300 over 12, RTX A6000 56.25 over 4, H100 450 over 18,
+B200 900 over 18."""
+_PCIE_LANES: Mapping[int, float] = {3: 15.75e9 / 16, 4: 31.5e9 / 16, 5: 63e9 / 16, 6: 121e9 / 16}
+"""One lane in one direction by generation; of 6.0, 242 of 256 bytes."""
+
+
+def nvlink_bytes_per_second(capability: tuple[int, int]) -> float | None:
+    """One NVLink of a GPU in one direction, by its compute capability; `None` if unknown."""
+    return _NVLINKS.get(capability)
+
+
+def pcie_bytes_per_second(generation: int, lanes: int) -> float | None:
+    """PCI Express in one direction; `None` where one of the two is unknown."""
+    per_lane = _PCIE_LANES.get(generation)
+    return per_lane * lanes if per_lane is not None and lanes else None

@@ -8,6 +8,7 @@ from partitioner.compiler import partition, plan
 from partitioner.emit import PlacedModule
 from partitioner.errors import (
     CaptureError,
+    CheckpointError,
     InfeasibleError,
     PartitionerError,
     PlanError,
@@ -21,6 +22,7 @@ from partitioner.virtual import virtual_gpus
 
 __all__ = [
     "CaptureError",
+    "CheckpointError",
     "Cluster",
     "Colocate",
     "Contiguous",

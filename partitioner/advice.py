@@ -13,7 +13,7 @@ from functools import partial
 
 import torch
 
-from cost_models import DEVICE_KINDS
+from cost_models import DEVICE_KINDS, CostModelError
 from partitioner.errors import CaptureError, InfeasibleError, SpecError
 from partitioner.fit import any_fit
 from partitioner.lean import (
@@ -28,7 +28,7 @@ from partitioner.lean import (
 from partitioner.options import Options
 from partitioner.priced import Priced, priced
 from partitioner.solve.evaluate import everything_nbytes
-from partitioner.spec import exact_nbytes, format_nbytes, with_twins
+from partitioner.spec import exact_nbytes, format_nbytes, most_roomy, with_twins
 
 EFFORT = 100_000
 """Nodes times devices, over all changes that are tried: about a minute or two."""
@@ -84,7 +84,7 @@ def advised(error: InfeasibleError, subject: Priced) -> InfeasibleError:
         subject.options.say(f"trying {change.what}")
         try:
             sentence = change.tried()
-        except (CaptureError, SpecError, InfeasibleError):
+        except (CaptureError, CostModelError, SpecError, InfeasibleError):
             continue
         if sentence is not None:
             found.append(sentence)
@@ -204,17 +204,13 @@ def _with_memory(subject: Priced, nbytes: Mapping[str, int]) -> Priced | None:
 
 def _more_devices(subject: Priced) -> str | None:
     """The fewest further devices like the largest one."""
-    limits = {
-        device.name: device.memory
-        for device in subject.cluster.devices
-        if isinstance(device.memory, int)
-    }
-    if len(limits) < len(subject.cluster.devices):
+    limits = [d.memory for d in subject.cluster.devices if isinstance(d.memory, int)]
+    twin = most_roomy(subject.cluster)
+    room = subject.cluster.device(twin).memory
+    if len(limits) < len(subject.cluster.devices) or not isinstance(room, int):
         return None
-    gpus = [name for name in limits if not name.startswith("cpu")] or list(limits)
-    twin = max(gpus, key=lambda name: limits[name])
-    missing = everything_nbytes(subject.problem()) - sum(limits.values())
-    fewest = max(1, -(-missing // limits[twin]))
+    missing = everything_nbytes(subject.problem()) - sum(limits)
+    fewest = max(1, -(-missing // room))
     most = min(MOST_MORE * len(limits), fewest + 2)
     for count in range(fewest, most + 1):
         if _fits(subject.priced_anew(cluster=with_twins(subject.cluster, twin, count))):

@@ -18,13 +18,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import click
-import torch
 from rich.console import Console, RenderableType
 from torch import nn
 
 from partitioner.capture import example_call, example_of
 from partitioner.compare import compare as compare_placements
-from partitioner.compare import planned_cluster, state_devices
+from partitioner.compare import state_devices
 from partitioner.compiler import plan as make_plan
 from partitioner.errors import (
     InfeasibleError,
@@ -42,6 +41,7 @@ from partitioner.loading import (
     parse_inputs,
     with_values,
 )
+from partitioner.machine import inventory, measure_links, surveyed
 from partitioner.options import Options, mode_of
 from partitioner.plan import Plan
 from partitioner.report import (
@@ -51,7 +51,15 @@ from partitioner.report import (
     write_whole,
 )
 from partitioner.schedule import SCHEDULES
-from partitioner.spec import MODES, OBJECTIVES, Cluster, format_nbytes, nearest, parse_constraint
+from partitioner.spec import (
+    MODES,
+    OBJECTIVES,
+    Cluster,
+    format_nbytes,
+    is_host,
+    nearest,
+    parse_constraint,
+)
 from partitioner.verify import VerifyReport
 from partitioner.verify import verify as verify_plan
 
@@ -473,7 +481,7 @@ def compare(
     if devices is not None:
         cluster = Cluster.of(devices)
     elif first is not None:
-        cluster = planned_cluster(first)
+        cluster = first.cluster.cluster()
     else:
         raise SpecError("without a plan among the candidates, say --devices")
     original = _adapted(load_model(model), dtype, checkpoints)
@@ -508,11 +516,28 @@ def _is_reference(text: str) -> bool:
 
 
 @cli.command()
+@click.option("--measure", is_flag=True, help="Measure every link and check what arrives.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the bytes that are sent.")
 @_output()
-def devices(output: str | None) -> str | None:
-    """Tell what is in this machine, as a cluster file."""
-    names = [f"cuda:{i}" for i in range(torch.cuda.device_count())] or ["cpu"]
-    text = Cluster.of(names).to_toml()
+def devices(measure: bool, seed: int, output: str | None) -> str | None:
+    """Tell what is in this machine, as a cluster file.
+
+    GPUs with their kinds and memory, and the links between them as CUDA and nvidia-smi tell of
+    them, or as they are measured. Links over which copies arrive changed are marked as broken.
+    """
+    found = inventory()
+    if measure:
+        gpus = [name for name in found.cluster.names if not is_host(name)]
+        if not gpus:
+            raise SpecError(
+                "there is no GPU that PyTorch can see, and so no link to measure; without "
+                "--measure, 'partitioner devices' tells what is there"
+            )
+        with _progress() as progress:
+            found = surveyed(found, measure_links(gpus, seed=seed, progress=progress))
+    for warning in found.warnings:
+        click.echo(f"{click.style('warning:', fg='yellow', bold=True)} {warning}", err=True)
+    text = found.to_toml()
     if output is None:
         return text
     write_whole(output, text.encode())

@@ -21,7 +21,7 @@ from partitioner.placement import (
 )
 from partitioner.priced import Call, priced
 from partitioner.report import ComparisonRow
-from partitioner.spec import Cluster, Device, Link, device_name, hint
+from partitioner.spec import Cluster, device_name, hint
 from partitioner.virtual import suspended, virtual_gpus
 
 Placement = Mapping[str, str]
@@ -87,26 +87,6 @@ def state_devices(build: Callable[[], nn.Module], cluster: Cluster) -> dict[str,
             *model.named_buffers(remove_duplicate=False),
         )
         return {name: device_name(tensor.device) for name, tensor in state}
-
-
-def planned_cluster(document: PlanDocument) -> Cluster:
-    """The cluster for which a plan was made."""
-    return Cluster(
-        tuple(
-            Device(
-                record.name,
-                kind=record.kind,
-                memory=record.memory,
-                flops_per_second=record.flops_per_second,
-                memory_bandwidth=record.memory_bandwidth,
-            )
-            for record in document.cluster.devices
-        ),
-        tuple(
-            Link(record.between, record.bandwidth, record.latency)
-            for record in document.cluster.links
-        ),
-    )
 
 
 def _judged(

@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import msgspec
 import torch
 from torch import nn
 
@@ -28,6 +29,7 @@ from partitioner.emit import PlacedModule, place
 from partitioner.errors import InfeasibleError
 from partitioner.fit import REHEARSALS, any_fit, excess_nbytes, tightened
 from partitioner.options import Optimizer, Options, Progress, mode_of
+from partitioner.outlook import outlook
 from partitioner.pipelined import pipeline_plan
 from partitioner.placement import build_plan
 from partitioner.plan import Plan
@@ -174,9 +176,11 @@ def _compile(
             return pipeline_plan(subject), subject.captured
         subject = priced(model, cluster, call, options)
         try:
-            solution, measured = _solve_and_rehearse(subject)
+            solution, measured, problem = _solve_and_rehearse(subject)
         except InfeasibleError as error:
             raise advised(error, subject) from None
+        options.say("looking at what more devices or memory would bring")
+        sentences = outlook(subject, problem, solution.assignment)
     the_plan = build_plan(
         subject.captured,
         subject.graph,
@@ -189,16 +193,19 @@ def _compile(
         measured=measured,
         document_type=Plan,
     )
-    return the_plan, subject.captured
+    return msgspec.structs.replace(the_plan, outlook=sentences), subject.captured
 
 
-def _solve_and_rehearse(subject: Priced) -> tuple[Solution, dict[str, MeasuredMemory] | None]:
+def _solve_and_rehearse(
+    subject: Priced,
+) -> tuple[Solution, dict[str, MeasuredMemory] | None, Problem]:
     """Solve under linear memory rows, then let the dry run judge; tighten and repeat.
 
     The rows predict a device's peak within some percent. Where the dry run finds more than the
     limit, that device's limit shrinks by the excess. The bound of the first solve, under the true
     limits, stays the bound of the plan. Where there can be no dry run, the prediction stands.
-    Where no round ends well, any placement will do that fits.
+    Where no round ends well, any placement will do that fits. With the solution comes the problem
+    whose limits it meets.
     """
     options = subject.options
     problem = original = subject.problem()
@@ -218,12 +225,13 @@ def _solve_and_rehearse(subject: Priced) -> tuple[Solution, dict[str, MeasuredMe
         measured = subject.rehearsed(solution.assignment)
         excess = excess_nbytes(subject, measured)
         if not excess:
-            return _judged(solution, original, bound), measured
+            return _judged(solution, original, bound), measured, problem
         problem = tightened(problem, excess)
     options.say("looking for any placement that fits")
     fit = any_fit(subject)
     if fit is not None:
-        return _judged(replace(solution, assignment=fit.assignment), original, bound), fit.measured
+        solution = replace(solution, assignment=fit.assignment)
+        return _judged(solution, original, bound), fit.measured, original
     raise InfeasibleError(
         "no placement was found whose rehearsed peak stays within the limits; the last one passes "
         "them by "

@@ -74,7 +74,8 @@ def _rehearsed(
         torch.Tensor, lambda tensor: torch.empty_like(tensor, device="cpu"), captured.example
     )
     with virtual_gpus(cluster, limits=False) as gpus:
-        placed = place(fake, captured, placement).train(captured.training)
+        placed = place(fake, captured, placement, detours=cluster.detours)
+        placed.train(captured.training)
         del fake
         if captured.training:
             return _training(placed, args, kwargs, gpus, cluster, make_optimizer)

@@ -8,7 +8,8 @@
     ├── InfeasibleError  nothing fits, and by how much
     ├── SolverError      the solver broke its word, or ran out of time with nothing
     │   └── TimeLimitError
-    └── PlanError        a plan that is damaged, foreign, or for another model
+    ├── PlanError        a plan that is damaged, foreign, or for another model
+    └── CheckpointError  a checkpoint that is damaged, foreign, or for another model
 
 Each message says what, how much and what to try, in the user's own names.
 """
@@ -30,6 +31,10 @@ class SpecError(PartitionerError, ValueError):
 
 class PlanError(PartitionerError, ValueError):
     """A plan is damaged, foreign, or belongs to another model."""
+
+
+class CheckpointError(PartitionerError, ValueError):
+    """A checkpoint is damaged, holds more than tensors, or belongs to another model."""
 
 
 class SolverError(PartitionerError, RuntimeError):

@@ -23,6 +23,7 @@ from partitioner.capture import (
     named_tensors,
     records,
 )
+from partitioner.checkpoint import match, open_checkpoint
 from partitioner.distributed import LocalPipeline, PipelineLayout, RankPipeline
 from partitioner.emit import PlacedModule, device_map, place, source
 from partitioner.errors import PlanError
@@ -59,24 +60,41 @@ class Plan(PlanDocument, frozen=True):
         """Write the plan as JSON, whole or not at all."""
         write_whole(path, self.to_json().encode())
 
-    def apply(self, model: nn.Module) -> PlacedModule:
+    def apply(
+        self,
+        model: nn.Module,
+        checkpoint: str | os.PathLike[str] | None = None,
+        *,
+        strict: bool = True,
+    ) -> PlacedModule:
         """Place `model` as planned; the original is not modified.
 
         Each parameter and buffer is copied straight to its device.
 
+        Args:
+            model: the planned one; with a checkpoint it may be on `meta`.
+            checkpoint: the weights, one tensor in host memory at a time: a `.safetensors` file, a
+                file of `torch.save`, the index of a sharded one, or a folder with one of these or
+                of `torch.distributed.checkpoint`. Nothing in it is ever executed.
+            strict: as of `load_state_dict`; where false, what the checkpoint lacks is the model's.
+
         Raises:
             PlanError: `model` is not the planned one; the message names the first differences.
+            CheckpointError: the checkpoint is damaged, or not of this model; nothing was placed.
         """
+        opened = None if checkpoint is None else open_checkpoint(checkpoint)
         with suspended():
             captured = self._capture(model)
-        return place(model, captured, self.placement, plan=self)
+        data = {} if opened is None else match(model, opened, strict=strict)
+        detours = self.virtual_cluster().detours
+        return place(model, captured, self.placement, plan=self, detours=detours, data=data)
 
     def source(self) -> str:
         """The placed model as a self-contained, readable Python module.
 
         Its class gives the same outputs when it is loaded with the model's `state_dict`.
         """
-        return source(self)
+        return source(self, self.virtual_cluster().detours)
 
     def draw(self, path: str | os.PathLike[str]) -> None:
         """Draw the partition graph; `.svg`, `.png`, `.dot` or `.html` by suffix."""

@@ -7,7 +7,7 @@ from math import inf
 
 from hypothesis import strategies as st
 
-from partitioner.solve import Flow, Hold, Problem
+from partitioner.solve import Flow, Hold, Hop, Problem
 from partitioner.solve.evaluate import Evaluation, count
 
 OBJECTIVES = ("latency", "throughput", "memory")
@@ -20,8 +20,11 @@ def problems(
     objective: str | None = None,
     most_nodes: int = 6,
     most_devices: int = 3,
+    roads: bool | None = None,
 ) -> Problem:
     """Problems of every kind: unequal devices and links, limits, constraints, both phases.
+
+    `roads`: pairs of devices share links, or stage transfers over a host; `None` leaves it open.
 
     Costs are about a microsecond or about a second, so that tolerances show.
     """
@@ -81,6 +84,14 @@ def problems(
     speed = scale * draw(st.sampled_from([0.1, 0.5]))
     spread = st.just(1.0) if equal else st.sampled_from([0.5, 1.0, 2.0])
     square = {(a, b): draw(spread) for a in devices for b in devices if a != b}
+    shared = draw(st.integers(0, 2)) == 0 if roads is None else roads
+    hops = draw(hops_between(count_devices, link, speed)) if shared and count_devices > 1 else {}
+
+    def figure(plain: float, a: int, b: int, field: str) -> float:
+        if hops.get((a, b)):
+            return sum(getattr(hop, field) for hop in hops[a, b])
+        return plain * square.get((a, b), 0.0)
+
     node_pairs = [(a, b) for a in range(nodes) for b in range(a + 1, nodes)]
     some_pairs = st.lists(st.sampled_from(node_pairs), max_size=1) if node_pairs else st.just([])
     return Problem(
@@ -91,11 +102,13 @@ def problems(
         backward_seconds=backward,
         flows=tuple(flows),
         latency_seconds=tuple(
-            tuple(link * square.get((a, b), 0.0) for b in devices) for a in devices
+            tuple(figure(link, a, b, "latency_seconds") for b in devices) for a in devices
         ),
         seconds_per_byte=tuple(
-            tuple(speed * square.get((a, b), 0.0) for b in devices) for a in devices
+            tuple(figure(speed, a, b, "seconds_per_byte") for b in devices) for a in devices
         ),
+        lanes=tuple(f"lane {lane}" for lane in range(2 * count_devices)) if hops else (),
+        roads=tuple(tuple(hops.get((a, b), ()) for b in devices) for a in devices) if hops else (),
         holds=tuple(holds),
         points=points,
         capacity_nbytes=capacities,
@@ -108,6 +121,31 @@ def problems(
         contiguous=draw(st.integers(0, 3)) == 0,
         pays_endpoint=tuple(draw(st.booleans()) for _ in devices),
     )
+
+
+@st.composite
+def hops_between(
+    draw: st.DrawFn, devices: int, latency: float, seconds_per_byte: float
+) -> dict[tuple[int, int], tuple[Hop, ...]]:
+    """Roads of pairs of devices: all staged over one host, all over one switch, or any mixture."""
+    pairs = [(a, b) for a in range(devices) for b in range(devices) if a != b]
+    match draw(st.sampled_from(["staged", "switch", "mixture"])):
+        case "staged":
+            return {
+                (a, b): tuple(Hop(latency, seconds_per_byte, (lane,)) for lane in (a, devices + b))
+                for a, b in pairs
+            }
+        case "switch":
+            return {pair: (Hop(latency, seconds_per_byte, (0,)),) for pair in pairs}
+        case _:
+            hop = st.builds(
+                lambda factor, lanes: Hop(
+                    factor * latency, factor * seconds_per_byte, tuple(sorted(lanes))
+                ),
+                st.sampled_from([0.5, 1.0, 2.0]),
+                st.sets(st.integers(0, 2), min_size=1, max_size=2),
+            )
+            return {pair: tuple(draw(st.lists(hop, max_size=2))) for pair in pairs}
 
 
 def brute_force(problem: Problem) -> tuple[list[int], Evaluation] | None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from partitioner import Plan
+from partitioner import Cluster, Device, Link, Plan, virtual_gpus
 from partitioner.cli import cli
 
 SEQNET = "examples.seqnet:model"
@@ -217,7 +217,85 @@ def test_help_has_examples() -> None:
     assert "partitioner plan examples.seqnet:model" in run("--help").stdout
 
 
+def test_what_does_not_fit_is_told_with_what_does(tmp_path: Path) -> None:
+    config = tmp_path / "config.json"
+    config.write_text(
+        json.dumps(
+            {
+                "model_type": "gpt2",
+                "n_embd": 32,
+                "n_head": 2,
+                "n_layer": 3,
+                "vocab_size": 64,
+                "n_positions": 64,
+                "resid_pdrop": 0.0,
+                "embd_pdrop": 0.0,
+                "attn_pdrop": 0.0,
+            }
+        )
+    )
+    asked = (f"hf:{config}", "--input", "input_ids=i64[8,32]")
+    planned = ("--mode", "train", "--optimizer", "adam", "--devices")
+    refused = run("plan", *asked, *planned, "1x3MiB")
+    lines = refused.stderr.splitlines()
+    assert "no placement fits" in bad(refused, code=3)
+    tried = [line.removeprefix("  try: ") for line in lines if line.startswith("  try: ")]
+    flags = "--checkpoint 'transformer.h.*'"
+    assert any(flags in text for text in tried)
+    assert any("--dtype bf16" in text for text in tried)
+    plan_file = tmp_path / "plan.json"
+    lean = ("--checkpoint", "transformer.h.*")
+    followed = run("plan", *asked, *planned, "1x3MiB", *lean, "-o", plan_file)
+    assert followed.exit_code == 0, followed.stderr
+    verified = run("verify", asked[0], plan_file, *lean)
+    assert verified.exit_code == 0, verified.stderr
+    assert "gradients: equal" in verified.stdout
+    cast = run("plan", *asked, *planned, "1x3MiB", "--dtype", "bf16", "--json")
+    assert cast.exit_code == 0, cast.stderr
+    types = {state["tensor"]["dtype"] for state in json.loads(cast.stdout)["model"]["state"]}
+    assert "bfloat16" in types
+    assert "float32" not in types
+    assert "another model" in bad(run("verify", asked[0], plan_file))
+
+
 # Bad input: exit code 2, a message without traceback, nothing written
+
+
+@pytest.mark.parametrize("measure", [(), ("--measure",)])
+def test_devices_writes_the_links_of_virtual_gpus(tmp_path: Path, measure: tuple[str, ...]) -> None:
+    path = tmp_path / "cluster.toml"
+    links = (Link(("cuda:0", "cuda:1"), via="cpu"),)
+    machine = Cluster(tuple(Device(f"cuda:{i}", memory="512KiB") for i in range(2)), links)
+    with virtual_gpus(machine):
+        result = run("devices", *measure, "-o", path)
+    assert (result.exit_code, result.stdout) == (0, "")
+    read = Cluster.of(path)
+    assert read.names == machine.names
+    if not measure:
+        assert read.links == links
+    assert read.transfer_seconds("cuda:0", "cuda:1", 1000) > 0
+
+
+def test_devices_tells_of_a_broken_link_and_the_plan_goes_round_it(tmp_path: Path) -> None:
+    path, plan = tmp_path / "cluster.toml", tmp_path / "plan.json"
+    broken = Link(source="cuda:0", destination="cuda:1", broken=True)
+    machine = Cluster(tuple(Device(f"cuda:{i}", memory="8MiB") for i in range(2)), (broken,))
+    with virtual_gpus(machine):
+        result = run("devices", "--measure", "-o", path)
+    assert result.exit_code == 0
+    assert "the link from 'cuda:0' to 'cuda:1' is broken" in result.stderr
+    assert broken in Cluster.of(path).links
+    apart = ("--constraint", "pin lin1=cuda:0", "--constraint", "pin lin2=cuda:1")
+    shown = run("plan", SEQNET, "--devices", path, *apart, "-o", plan)
+    assert shown.exit_code == 0, shown.stderr
+    assert "the link from 'cuda:0' to 'cuda:1' is broken" in " ".join(shown.stdout.split())
+    assert run("verify", SEQNET, plan).exit_code == 0
+    assert ".to('cpu')" in run("emit", plan).stdout
+
+
+def test_devices_without_a_gpu_has_nothing_to_measure() -> None:
+    assert "no GPU that PyTorch can see" in bad(run("devices", "--measure"))
+
 
 PLAN = ("plan", SEQNET, "--devices", "2x16GiB")
 ONE = ("--devices", "1x1GiB")
@@ -241,6 +319,9 @@ MALFORMED: dict[str, tuple[tuple[str, ...], str]] = {
     "memory of another device": ((*PLAN, "--memory", "cuda:7=1GiB"), "cuda:7"),
     "no such mode": ((*PLAN, "--mode", "training"), "train"),
     "no such objective": ((*PLAN, "--objective", "speed"), "latency"),
+    "no such type": ((*PLAN, "--dtype", "bf17"), "bf16"),
+    "a type that is no floating one": ((*PLAN, "--dtype", "i64"), "floating"),
+    "nothing to checkpoint": ((*PLAN, "--checkpoint", "lin3"), "lin1"),
     "no such optimizer": ((*PLAN, "--optimizer", "adamm"), "adam"),
     "no such constraint": ((*PLAN, "--constraint", "pim lin1=cuda:0"), "did you mean 'pin'"),
     "pattern without match": ((*PLAN, "--constraint", "pin lin3=cuda:0"), "lin2"),

@@ -6,7 +6,7 @@ import base64
 import inspect
 import zlib
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -78,9 +78,18 @@ class TensorValue:
         return cls(tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."), data)
 
 
-def layers_of(model: nn.Module, paths: Iterable[str]) -> dict[str, Layer]:
-    """Describe the modules at some paths of a model."""
-    return {path: layer_of(model.get_submodule(path)) for path in dict.fromkeys(paths)}
+def layers_of(model: nn.Module, paths: Iterable[str], *, training: bool) -> dict[str, Layer]:
+    """Describe the modules at some paths of a model, as they are in a mode of the whole."""
+    layers = {path: layer_of(model.get_submodule(path)) for path in dict.fromkeys(paths)}
+    if model.training == training:
+        return layers
+    return {path: _switched(layer, training) for path, layer in layers.items()}
+
+
+def _switched(layer: Layer, training: bool) -> Layer:
+    """The layer after `model.train(training)`."""
+    inner = tuple((name, _switched(each, training)) for name, each in layer.layers)
+    return replace(layer, training=training, layers=inner)
 
 
 def volatile_names(model: nn.Module) -> tuple[str, ...]:

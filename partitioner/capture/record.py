@@ -123,7 +123,7 @@ class _Session:
         leaves = [str(node.target) for node in captured.graph.nodes if node.op == "call_module"]
         return dataclasses.replace(
             captured,
-            layers=layers_of(self.model, leaves),
+            layers=layers_of(self.model, leaves, training=captured.training),
             values=values_of(self.model, captured.constants),
             volatile=volatile_names(self.model),
         )

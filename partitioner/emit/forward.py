@@ -14,9 +14,9 @@ from torch.utils import _pytree as pytree
 
 from partitioner.capture.captured import Captured
 from partitioner.emit.fold import fold, one_device
-from partitioner.emit.graphs import PlacedGraph, nodes_in, placed_graph
+from partitioner.emit.graphs import PlacedGraph, nodes_in, placed_graph, spelled_device
 from partitioner.emit.interface import Check, Interface, by_argument, condition_lines, interface
-from partitioner.emit.moves import insert_moves
+from partitioner.emit.moves import Detours, insert_moves
 from partitioner.emit.spelling import Spelling, is_identifier, wrapped
 from partitioner.emit.writer import RESERVED, Writer
 from partitioner.errors import PlanError
@@ -138,6 +138,7 @@ def write_forward(
     model: nn.Module,
     recordings: Mapping[bool, Captured],
     placements: Mapping[bool, Mapping[str, str]],
+    detours: Detours | None = None,
 ) -> Forward:
     """Write the `forward` of `model` under placements, one for each recorded mode."""
     objects = Objects()
@@ -149,7 +150,7 @@ def write_forward(
     for training, captured in recordings.items():
         spelling.renamed = {name: constant_name(name, captured) for name in captured.constants}
         placed = placed_graph(captured, placements[training])
-        moved = insert_moves(fold(placed, captured.calls))
+        moved = insert_moves(fold(placed, captured.calls), detours)
         modes[training] = Mode(moved.graph, _output_devices(moved))
         face = interface(captured, spelling, strict=True)
         header = face.header
@@ -196,7 +197,7 @@ def _body(
     """The lines that check a call, and those that compute."""
     device = one_device(placed)
     if device is not None and _calls_original(model, captured):
-        return [], _call_of_original(model, captured, device, spelling)
+        return [], _call_of_original(model, captured, device, spelling, objects)
     lines = _checks(face.checks, spelling, objects)
     if captured.other_mode_error:
         mode = "train" if captured.training else "eval"
@@ -214,19 +215,26 @@ def _calls_original(model: nn.Module, captured: Captured) -> bool:
 
 
 def _call_of_original(
-    model: nn.Module, captured: Captured, device: str, spelling: Spelling
+    model: nn.Module, captured: Captured, device: str, spelling: Spelling, objects: Objects
 ) -> list[str]:
-    here = spelling.function(arrived)
+    """One call; the usual argument, a tensor that is there already, costs no call to see that."""
+    arrival = Arrival(torch.device(spelled_device(device)))
+    bring, there = objects.bind(arrival), objects.bind(arrival.device)
+    tensor = objects.bind(Tensor)
     parts = ["self"]
-    for parameter in captured.signature.parameters.values():
-        text = f"{here}({parameter.name}, {device!r})"
+    for name, parameter in captured.signature.parameters.items():
+        text = f"{bring}({name})"
+        if captured.input_spec.arguments[name].kind == "leaf":
+            text = (
+                f"{name} if isinstance({name}, {tensor}) and {name}.device == {there} else {text}"
+            )
         match parameter.kind:
             case parameter.VAR_POSITIONAL:
                 parts.append(f"*{text}")
             case parameter.VAR_KEYWORD:
                 parts.append(f"**{text}")
             case parameter.KEYWORD_ONLY:
-                parts.append(f"{parameter.name}={text}")
+                parts.append(f"{name}={text}")
             case _:
                 parts.append(text)
     original = spelling.function(original_class(model))
@@ -239,13 +247,23 @@ def original_class(model: nn.Module) -> type[nn.Module]:
     return found
 
 
-def arrived(value: Any, device: str) -> Any:
-    """An argument with all its tensors on `device`."""
-    if isinstance(value, Tensor):
-        return value.to(device)
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return value
-    return pytree.tree_map_only(Tensor, lambda tensor: tensor.to(device), value)
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """Brings arguments to a device."""
+
+    device: torch.device
+
+    @property
+    def __name__(self) -> str:
+        return f"on_{str(self.device).replace(':', '_')}"
+
+    def __call__(self, value: Any) -> Any:
+        """An argument with all its tensors on the device."""
+        if isinstance(value, Tensor):
+            return value.to(self.device)
+        if value is None or isinstance(value, (bool, int, float, str)):
+            return value
+        return pytree.tree_map_only(Tensor, self, value)
 
 
 @dataclass(frozen=True)

@@ -110,6 +110,11 @@ def canonical_device(name: str) -> str:
         raise PlanError(f"the placement names {name!r}, which is no device: {error}") from error
 
 
+def spelled_device(device: str) -> str:
+    """The device as code names it: tensors on the CPU keep no index, and `.to('cpu:0')` copies."""
+    return "cpu" if device.startswith("cpu:") else device
+
+
 def listed(noun: str, names: Sequence[str]) -> str:
     """`"3 nodes: 'a', 'b', 'c'"`, cut after a few."""
     shown = ", ".join(f"'{name}'" for name in names[:SHOWN])

@@ -7,6 +7,9 @@
                                                 lin1_cuda1 = lin1.to('cuda:1')
                                                 lin2 = self.lin2(lin1_cuda1)
 
+Between two devices whose link is broken, a value goes over the host, `x.to('cpu').to('cuda:1')`,
+and so does its gradient; an input, of which nobody knows where the caller has it, too.
+
 A value that is changed in place is moved anew when it is used after the change. Regions in which
 the model's own code had switched autograd off or autocast on are opened around the nodes that were
 recorded in them; a move is made under the caller's autograd mode, so that gradients find their way
@@ -24,7 +27,10 @@ from torch import fx
 from torch.utils import _pytree as pytree
 
 from partitioner.capture.captured import NodeInfo, holds_tensor
-from partitioner.emit.graphs import PlacedGraph, fresh_name, reshaped_inputs
+from partitioner.emit.graphs import PlacedGraph, fresh_name, reshaped_inputs, spelled_device
+
+Detours = Mapping[tuple[str, str], str]
+"""By source and destination, the host over which data is to be moved."""
 
 
 def move_structure(value: Any, device: str) -> Any:
@@ -32,9 +38,9 @@ def move_structure(value: Any, device: str) -> Any:
     return pytree.tree_map_only(torch.Tensor, lambda tensor: tensor.to(device), value)
 
 
-def insert_moves(placed: PlacedGraph) -> PlacedGraph:
+def insert_moves(placed: PlacedGraph, detours: Detours | None = None) -> PlacedGraph:
     """A new graph that runs on the devices of `placed`, its nodes' names kept."""
-    return _Mover(placed).run()
+    return _Mover(placed, detours or {}).run()
 
 
 class _Region:
@@ -48,8 +54,9 @@ class _Region:
 
 
 class _Mover:
-    def __init__(self, placed: PlacedGraph) -> None:
+    def __init__(self, placed: PlacedGraph, detours: Detours) -> None:
         self.old = placed
+        self.detours = detours
         self.graph = fx.Graph()
         self.nodes: dict[str, NodeInfo] = {}
         self.devices: dict[str, str] = {}
@@ -94,7 +101,10 @@ class _Mover:
         """Bring an input, or a view of it, from wherever the caller has it to its device."""
         device = self.old.devices.get(placed_as.name)
         if device is not None:
-            self.values[node] = self._move(self.values[node], self._value(node), device, node.name)
+            spec = self._value(node)
+            hosts = {host for (_, end), host in self.detours.items() if end == device}
+            for stop in (*sorted(hosts)[:1], device):
+                self.values[node] = self._move(self.values[node], spec, stop, node.name)
 
     def _copy(self, node: fx.Node, late: Mapping[fx.Node, fx.Node]) -> None:
         info = self.old.nodes[node.name]
@@ -104,7 +114,7 @@ class _Mover:
         args = fx.node.map_arg(node.args, convert)
         kwargs = dict(fx.node.map_arg(node.kwargs, convert))
         if info.creates and device is not None and node.op == "call_function":
-            kwargs["device"] = device
+            kwargs["device"] = spelled_device(device)
         borrowed = self._borrowed(info, device)
         if not is_late and (info.mutates or (node.op != "get_attr" and holds_tensor(info.value))):
             self._enter(info.grad_enabled, _autocast_on(info.autocast, device))
@@ -160,18 +170,21 @@ class _Mover:
             return self.values[node]
         key = (node, device)
         if key not in self.copies:
-            self.copies[key] = self._move(self.values[node], self._value(node), device, node.name)
+            host = self.detours.get((home, device))
+            value = self.values[node] if host is None else self._here(node, host)
+            self.copies[key] = self._move(value, self._value(node), device, node.name)
         return self.copies[key]
 
     def _move(self, value: fx.Node, spec: Any, device: str, name: str) -> fx.Node:
         self._enter(True, self.region.autocast)
+        there = spelled_device(device)
         if isinstance(spec, (tuple, list, Mapping)):
             moved = self.graph.create_node(
-                "call_function", move_structure, (value, device), name=self._fresh(name, device)
+                "call_function", move_structure, (value, there), name=self._fresh(name, device)
             )
         else:
             moved = self.graph.create_node(
-                "call_method", "to", (value, device), name=self._fresh(name, device)
+                "call_method", "to", (value, there), name=self._fresh(name, device)
             )
         path = self.nodes[value.name].module_path
         return self._noted(moved, NodeInfo(path, spec), device)

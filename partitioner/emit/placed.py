@@ -10,18 +10,22 @@ from __future__ import annotations
 import inspect
 import itertools
 import linecache
+import sys
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
 from partitioner.capture.captured import Captured
-from partitioner.capture.clone import clone
+from partitioner.capture.clone import clone, named_tensors
 from partitioner.emit.forward import Forward, constant_name, original_class, write_forward
-from partitioner.emit.graphs import check_placement
+from partitioner.emit.graphs import check_placement, listed
 from partitioner.emit.modes import both_modes, placement_of_state
+from partitioner.emit.moves import Detours
 from partitioner.errors import PlanError
 from partitioner.placement import owned_state
 
@@ -59,12 +63,39 @@ class _Own:
         return self.read(instance)
 
 
+class _Staying:
+    """A conversion of tensors that leaves each on its device; `meta`, which frees them, is let."""
+
+    def __init__(self, convert: Callable[[Tensor], Tensor]) -> None:
+        self.convert = convert
+        self.declined: dict[str, None] = {}
+
+    def __call__(self, tensor: Tensor) -> Tensor:
+        probe = self.convert(tensor.new_empty(0))
+        if probe.device in (tensor.device, torch.device("meta")):
+            return self.convert(tensor)
+        self.declined[f"from '{tensor.device}' to '{probe.device}'"] = None
+        return tensor.to(probe.dtype)
+
+    def warn(self) -> None:
+        if self.declined:
+            warnings.warn(
+                f"a placed module stays where its plan put it: nothing moved {self._moves()}; its "
+                "`state_dict` can be loaded into the original or another placement",
+                stacklevel=4,
+            )
+
+    def _moves(self) -> str:
+        return ", ".join(self.declined)
+
+
 class PlacedModule(nn.Module):
     """A model that is spread over devices.
 
     It has the original's class among its bases, and so its methods, its `state_dict` keys, its
     hooks and its train/eval mode. Where the original has an attribute of the same name as one of
-    those below, the original's is kept.
+    those below, the original's is kept. `.to` and its kin convert types and leave devices alone,
+    since `forward` counts on where each part is.
 
     Attributes:
         plan: the plan that was applied; `None` for a placement made by hand.
@@ -85,6 +116,13 @@ class PlacedModule(nn.Module):
         lambda module: module._placing.forward.mode(module.training).output_devices
     )
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
+        """What `.to`, `.cuda`, `.half` and the like do: types change, devices stay as planned."""
+        staying = _Staying(fn)
+        super()._apply(staying, recurse)  # type: ignore[no-untyped-call]
+        staying.warn()
+        return self
+
     def __reduce_ex__(self, protocol: Any) -> Any:
         """Rebuild the class, which has no name to be found by, from the original's."""
         made: Any = super().__reduce_ex__(protocol)
@@ -93,7 +131,13 @@ class PlacedModule(nn.Module):
 
 
 def place(
-    model: nn.Module, captured: Captured, placement: Mapping[str, str], *, plan: Any = None
+    model: nn.Module,
+    captured: Captured,
+    placement: Mapping[str, str],
+    *,
+    plan: Any = None,
+    detours: Detours | None = None,
+    data: Mapping[str, Callable[[], Tensor]] = MappingProxyType({}),
 ) -> PlacedModule:
     """Place `model` on devices. The original is not modified.
 
@@ -102,39 +146,59 @@ def place(
         captured: its recording.
         placement: device name by node name, for every node but `output`; from a solver or by hand.
         plan: to be found as the result's `.plan`.
+        detours: the host over which data is moved, by source and destination, where the link
+            between them is broken.
+        data: by canonical name, what reads the data of a tensor that does not come from `model`;
+            called once, just before the tensor goes to its device.
 
     Raises:
         PlanError: the placement does not fit the recording, or a parameter has no data.
     """
     check_placement(captured, placement)
+    _check_data(model, data)
     recordings, placements = both_modes(captured, placement)
     homes = placement_of_state(captured, placement)
-    forward = write_forward(model, recordings, placements)
+    forward = write_forward(model, recordings, placements, detours)
     first = next(iter(homes.values()), next(iter(placement.values()), "cpu"))
 
     def moved(tensor: Tensor, name: str) -> Tensor:
-        return copied(tensor, name, homes.get(name, first))
+        source = data[name]() if name in data else tensor
+        return copied(tensor, source, homes.get(name, first), detours)
 
     placed = clone(model, moved)
     vars(placed).pop("forward", None)
     for training, recording in recordings.items():
         where = owned_state(recording, placements[training])
         for name, tensor in recording.constants.items():
-            vars(placed)[constant_name(name, recording)] = copied(tensor, name, where[name])
+            vars(placed)[constant_name(name, recording)] = copied(
+                tensor, tensor, where[name], detours
+            )
     placed.__class__ = _placed_class(original_class(model), Placing(forward, plan))
     assert isinstance(placed, PlacedModule)
     return placed
 
 
-def copied(tensor: Tensor, name: str, device: str) -> Tensor:
-    """A copy of a parameter, buffer or constant, straight on its device."""
-    if tensor.is_meta and torch.device(device).type != "meta":
+def _check_data(model: nn.Module, data: Mapping[str, Any]) -> None:
+    """Refuse a model that has no data, before anything is placed."""
+    bare = [
+        held.names[0]
+        for held in named_tensors(model)
+        if held.tensor.is_meta and held.names[0] not in data
+    ]
+    if bare:
         raise PlanError(
-            f"'{name}' has no data: the model is on 'meta'; materialise it first, as by "
-            "`model.to_empty(device='cpu')` and `model.load_state_dict(...)`, and place it then"
+            f"{listed('tensor', bare)} of the model on 'meta' have no data; give "
+            "`plan.apply(model, checkpoint=...)` their file, or materialise the model first, as by "
+            "`model.to_empty(device='cpu')` and `model.load_state_dict(...)`"
         )
+
+
+def copied(tensor: Tensor, source: Tensor, device: str, detours: Detours | None = None) -> Tensor:
+    """What `tensor` is, with a copy of the data of `source`, straight on its device."""
     with torch.no_grad():
-        data = tensor.detach().to(device, copy=True)
+        host = (detours or {}).get((str(source.device), device))
+        data = source.detach() if host is None else source.detach().to(host)
+        data = data.to(device, tensor.dtype, copy=True)
     if issubclass(type(tensor), nn.Parameter):
         made: Tensor = type(tensor)._make_subclass(type(tensor), data, tensor.requires_grad)
     elif isinstance(tensor, nn.Parameter):
@@ -149,7 +213,7 @@ def copied(tensor: Tensor, name: str, device: str) -> Tensor:
 def _placed_class(original: type[nn.Module], placing: Placing) -> type[PlacedModule]:
     """The class of one placed model: the original's, with another `forward`."""
     base: type[nn.Module] = nn.Module if issubclass(original, fx.GraphModule) else original
-    name = f"Placed{original.__name__}"
+    name = original.__name__
     forward = _compiled(placing.forward, name)
     given = getattr(original, "forward", None)
     forward.__doc__ = getattr(given, "__doc__", None)
@@ -161,6 +225,9 @@ def _placed_class(original: type[nn.Module], placing: Placing) -> type[PlacedMod
         if hasattr(base, attribute)
     }
     bases = (PlacedModule,) if base is nn.Module else (PlacedModule, base)
+    if issubclass(original, _hugging_face()):
+        own["hf_device_map"] = property(_device_map)
+        own["accepts_loss_kwargs"] = "num_items_in_batch" in placing.forward.code
     space = {
         **own,
         "forward": forward,
@@ -168,8 +235,24 @@ def _placed_class(original: type[nn.Module], placing: Placing) -> type[PlacedMod
         "_original": original,
         "__doc__": original.__doc__,
         "__module__": original.__module__,
+        "__qualname__": f"Placed{name}",
     }
     return type(name, bases, space)
+
+
+def _hugging_face() -> tuple[type, ...]:
+    """The base of Hugging Face's models, where their library is in use."""
+    library = sys.modules.get("transformers.modeling_utils")
+    return () if library is None else (library.PreTrainedModel,)
+
+
+def _device_map(module: nn.Module) -> dict[str, torch.device]:
+    """Tells Hugging Face's `Trainer` and accelerate that the model is on several devices."""
+    found = {
+        name.rpartition(".")[0]: parameter.device for name, parameter in module.named_parameters()
+    }
+    devices = set(found.values())
+    return {"": devices.pop()} if len(devices) == 1 else found
 
 
 def _compiled(forward: Forward, name: str) -> Callable[..., Any]:

@@ -35,7 +35,7 @@ from partitioner.emit.forward import INDENT, by_mode, constant_name
 from partitioner.emit.graphs import PlacedGraph, placed_graph
 from partitioner.emit.interface import Check, condition_lines, interface
 from partitioner.emit.modes import both_modes, placement_of_state
-from partitioner.emit.moves import insert_moves
+from partitioner.emit.moves import Detours, insert_moves
 from partitioner.emit.spelling import Spelling, is_identifier, wrapped
 from partitioner.emit.writer import Writer
 from partitioner.errors import PlanError
@@ -48,25 +48,34 @@ FEW = 16
 """Elements up to which a tensor is written as numbers."""
 
 
-def source(document: PlanDocument) -> str:
+def source(document: PlanDocument, detours: Detours | None = None) -> str:
     """The planned model as a self-contained Python module.
 
     Its class, loaded with the model's `state_dict`, gives the same outputs on the planned devices.
 
+    Args:
+        document: the plan.
+        detours: the host over which data is moved, by source and destination.
+
     Raises:
         PlanError: the model holds something that a text cannot; the message tells what to do.
     """
-    return source_of(captured_of(document.program), document.placement)
+    return source_of(captured_of(document.program), document.placement, detours)
 
 
-def source_of(captured: Captured, placement: Mapping[str, str]) -> str:
+def source_of(
+    captured: Captured, placement: Mapping[str, str], detours: Detours | None = None
+) -> str:
     """The Python module of a recording under a placement; see `source`."""
-    return _Author(captured, placement).module()
+    return _Author(captured, placement, detours).module()
 
 
 class _Author:
-    def __init__(self, captured: Captured, placement: Mapping[str, str]) -> None:
+    def __init__(
+        self, captured: Captured, placement: Mapping[str, str], detours: Detours | None
+    ) -> None:
         self.captured = captured
+        self.detours = detours
         self.recordings, self.placements = both_modes(captured, placement)
         self.placement = placement
         self.layers: dict[str, Layer] = {}
@@ -130,7 +139,7 @@ class _Author:
         for training, recording in self.recordings.items():
             self.spelling.renamed = self._renamed(recording)
             placed = placed_graph(recording, self.placements[training])
-            moved = self._without_calls_of_borrowers(insert_moves(placed))
+            moved = self._without_calls_of_borrowers(insert_moves(placed, self.detours))
             face = interface(recording, self.spelling, strict=False)
             header = face.header
             checks[training] = [*_mode_check(recording), *_checks(face.checks)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator as python_operator
 from collections.abc import Iterable, Iterator, Mapping
+from math import isfinite
 from typing import Any
 
 import networkx as nx
@@ -11,6 +12,7 @@ from torch import fx, nn
 
 from cost_models import CostModel, CostModelError, DeviceKind, OperatorCall, is_bandwidth_bound
 from partitioner.capture import Captured, NodeInfo, TensorSpec
+from partitioner.errors import InfeasibleError
 from partitioner.graph.cost_graph import CostGraph, NodeCost, TensorCost
 from partitioner.graph.lifetimes import holdings_of
 from partitioner.graph.optimizer_state import optimizer_factory, optimizer_memory
@@ -41,6 +43,7 @@ def annotate(
 
     Raises:
         CostModelError: a node does not run on fake tensors, or an operator has no price.
+        InfeasibleError: a node runs on no device.
         SpecError: the optimizer is unknown or cannot take a step.
     """
     model = getattr(model, "_orig_mod", model)
@@ -50,13 +53,15 @@ def annotate(
     graph: nx.DiGraph[str] = nx.DiGraph()
     recorded = [node for node in captured.graph.nodes if node.op != "output"]
     for node, trace in zip(recorded, rehearsal.nodes, strict=True):
+        operator = _operator_name(node, model)
+        forward, backward = prices.both(node.name, operator, trace)
         graph.add_node(
             node.name,
             cost=NodeCost(
-                operator=_operator_name(node, model),
+                operator=operator,
                 module_path=captured.nodes[node.name].module_path,
-                forward_seconds=prices.seconds(node.name, trace.forward),
-                backward_seconds=prices.seconds(node.name, trace.backward),
+                forward_seconds=forward,
+                backward_seconds=backward,
                 flops=sum(call.flops for call in trace.forward),
             ),
             tensor=TensorCost(trace.nbytes, trace.gradient_nbytes if training else 0),
@@ -90,6 +95,23 @@ class _Prices:
         self.cost_model = cost_model
         self.kinds = kinds
         self.known: dict[tuple[str, str], float] = {}
+
+    def both(
+        self, name: str, operator: str, trace: NodeTrace
+    ) -> tuple[dict[str, float], dict[str, float]]:
+        """Seconds of forward and backward on each device that can do both.
+
+        Raises:
+            InfeasibleError: there is none.
+        """
+        forward, backward = self.seconds(name, trace.forward), self.seconds(name, trace.backward)
+        able = [device for device in forward if isfinite(forward[device] + backward[device])]
+        if not able:
+            raise InfeasibleError(
+                f"no device can run '{name}' ({operator}): the cost model gives it no finite time "
+                f"on {', '.join(map(repr, forward))}; add a device that can"
+            )
+        return {d: forward[d] for d in able}, {d: backward[d] for d in able}
 
     def seconds(self, name: str, calls: Iterable[OperatorCall]) -> dict[str, float]:
         try:

@@ -27,7 +27,7 @@ from partitioner.placement.parts import (
 )
 from partitioner.placement.restore import cost_graph_of
 from partitioner.placement.validate import faults, first_few
-from partitioner.spec import Cluster, Device, Link
+from partitioner.spec import Cluster, Device
 
 SCHEMA = 1
 WIDTH = 100
@@ -66,6 +66,7 @@ class PlanDocument(
         pipeline: its stages and schedule, where the plan is for several micro-batches;
             `step_seconds` is that of its timetable then, `transfers` are those of one micro-batch,
             and values pass from each stage to the next one only.
+        outlook: sentences on what limits the plan, and what more devices or memory would bring.
     """
 
     schema: int = SCHEMA
@@ -87,6 +88,7 @@ class PlanDocument(
     program: Program
     costs: Mapping[str, NodeCosts]
     pipeline: PipelineRecord | None = None
+    outlook: tuple[str, ...] = ()
 
     def to_json(self) -> str:
         """The document as canonical JSON; equal plans give equal text."""
@@ -118,9 +120,7 @@ class PlanDocument(
         """The planned devices by name, memory and links, for running without them."""
         return Cluster(
             devices=tuple(Device(d.name, memory=d.memory) for d in self.cluster.devices),
-            links=tuple(
-                Link(link.between, link.bandwidth, link.latency) for link in self.cluster.links
-            ),
+            links=self.cluster.declared_links(),
         )
 
 

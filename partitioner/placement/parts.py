@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 
 import msgspec
 
-from partitioner.spec import Cluster
+from partitioner.spec import Cluster, Device, Link
 
 Count = Annotated[int, msgspec.Meta(ge=0)]
 Seconds = Annotated[float, msgspec.Meta(ge=0)]
@@ -26,7 +26,8 @@ class Transfer(_Part, frozen=True):
         source: device name.
         destination: device name.
         nbytes: carried.
-        seconds: that the link takes for it, when nothing else is on it.
+        seconds: that the links on its way take for it, all hops together, when nothing else is on
+            them.
         phase: `"forward"` or `"backward"`.
     """
 
@@ -163,12 +164,17 @@ class DeviceRecord(_Part, frozen=True):
     memory_bandwidth: Seconds | None
 
 
-class LinkRecord(_Part, frozen=True):
-    """A link as it was declared; see `partitioner.spec.Link`."""
+class LinkRecord(_Part, frozen=True, omit_defaults=True, kw_only=True):
+    """A link as it was declared; see `partitioner.spec.Link`. What was not said is left out."""
 
-    between: tuple[str, str]
-    bandwidth: Seconds
+    between: tuple[str, str] | None = None
+    source: str | None = None
+    destination: str | None = None
+    bandwidth: Seconds | None = None
     latency: Seconds
+    via: str | None = None
+    shared: tuple[str, ...] = ()
+    broken: bool = False
 
 
 class ClusterRecord(_Part, frozen=True):
@@ -192,10 +198,36 @@ class ClusterRecord(_Part, frozen=True):
                 for device in cluster.devices
             ),
             links=tuple(
-                LinkRecord(link.between, link.bytes_per_second, link.latency_seconds)
+                LinkRecord(
+                    between=link.between,
+                    source=link.source,
+                    destination=link.destination,
+                    bandwidth=_number(link.bandwidth, float),
+                    latency=link.latency_seconds,
+                    via=link.via,
+                    shared=link.lanes,
+                    broken=link.broken,
+                )
                 for link in cluster.links
             ),
         )
+
+    def cluster(self) -> Cluster:
+        """The cluster again.
+
+        Raises:
+            SpecError: there can be no such cluster.
+        """
+        devices = (Device(**msgspec.structs.asdict(record)) for record in self.devices)
+        return Cluster(tuple(devices), self.declared_links())
+
+    def declared_links(self) -> tuple[Link, ...]:
+        """The links again.
+
+        Raises:
+            SpecError: there can be no such links.
+        """
+        return tuple(Link(**msgspec.structs.asdict(record)) for record in self.links)
 
 
 def _number(value: Any, kind: type) -> Any:

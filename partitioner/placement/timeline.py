@@ -1,7 +1,9 @@
 """When each node runs and each value moves: a step, simulated.
 
 Nodes run in the recorded order on their device, one at a time. A transfer begins when its value is
-there, and neither occupies a device nor waits for other transfers.
+there and does not occupy a device. Where links are shared, transfers follow each other in the order
+of the nodes that make them (for one node, of the nodes that read them; in the backward the other
+way round); elsewhere they do not wait.
 
 ::
 
@@ -25,7 +27,7 @@ from typing import Literal
 
 from partitioner.graph.cost_graph import CostGraph
 from partitioner.placement.transfers import transfers
-from partitioner.spec import Cluster
+from partitioner.spec import Cluster, Link
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +36,8 @@ class Span:
 
     Attributes:
         kind: `"node"`, which occupies a device, or `"transfer"`.
-        lane: the device's name; of a transfer `"cuda:0 → cuda:1"`.
+        lane: the device's name; of a transfer `"cuda:0 → cuda:1"`. One that is staged over the
+            host is two spans, one for each hop.
         what: the node's name.
         phase: `"forward"` or `"backward"`.
         start_seconds: from the beginning of the step.
@@ -82,7 +85,7 @@ def step_seconds(graph: CostGraph, placement: Mapping[str, str], cluster: Cluste
 
 
 def bottleneck_seconds(graph: CostGraph, placement: Mapping[str, str], cluster: Cluster) -> float:
-    """What the busiest device, or directed link, has to do for one step.
+    """What the busiest device, directed link, or thing that links share, has to do for one step.
 
     It is the time per step of a pipeline that is always full.
     """
@@ -91,15 +94,35 @@ def bottleneck_seconds(graph: CostGraph, placement: Mapping[str, str], cluster: 
         device, cost = placement[node], graph.cost(node)
         busy[device] += cost.forward_seconds[device] + cost.backward_seconds[device]
     for transfer in transfers(graph, placement, cluster):
-        lane = _road(transfer.source, transfer.destination)
-        busy[lane] = busy.get(lane, 0.0) + transfer.seconds
+        for link in cluster.road(transfer.source, transfer.destination):
+            for lane in link.lanes or (_lane(link),):
+                busy[lane] = busy.get(lane, 0.0) + link.seconds(transfer.nbytes)
     return max(busy.values())
+
+
+class _Traffic:
+    """The transfers of one phase, in the order in which they are sent."""
+
+    def __init__(self, cluster: Cluster, phase: Literal["forward", "backward"]) -> None:
+        self.cluster = cluster
+        self.phase = phase
+        self.spans: list[Span] = []
+        self.free: dict[str, float] = {}
+
+    def send(self, what: str, nbytes: int, source: str, destination: str, ready: float) -> float:
+        """When a value arrives that can leave at `ready`."""
+        for link in self.cluster.road(source, destination) if nbytes else ():
+            begin = max([ready, *(self.free.get(lane, 0.0) for lane in link.lanes)])
+            ready = begin + link.seconds(nbytes)
+            self.free.update(dict.fromkeys(link.lanes, ready))
+            self.spans.append(Span("transfer", _lane(link), what, self.phase, begin, ready))
+        return ready
 
 
 def _forward(
     graph: CostGraph, placement: Mapping[str, str], cluster: Cluster
 ) -> tuple[list[Span], float]:
-    spans: list[Span] = []
+    traffic, leaving = _Traffic(cluster, "forward"), _leaving(graph, placement)
     free = dict.fromkeys(graph.devices, 0.0)
     arrival: dict[tuple[str, str], float] = {}
     for node in graph.order:
@@ -107,40 +130,44 @@ def _forward(
         arrivals = [arrival[source, device] for source in graph.graph.predecessors(node)]
         start = max([free[device], *arrivals])
         end = start + graph.cost(node).forward_seconds[device]
-        free[device] = end
-        spans.append(Span("node", device, node, "forward", start, end))
+        free[device] = arrival[node, device] = end
+        traffic.spans.append(Span("node", device, node, "forward", start, end))
         nbytes = graph.tensor(node).nbytes
-        for target in {placement[reader]: None for reader in graph.graph.successors(node)}:
-            there = end + cluster.transfer_seconds(device, target, nbytes)
-            arrival[node, target] = there
-            if target != device and nbytes:
-                spans.append(Span("transfer", _road(device, target), node, "forward", end, there))
-    return spans, max(free.values())
+        for away in leaving[node]:
+            arrival[node, away] = traffic.send(node, nbytes, device, away, end)
+    return traffic.spans, max(free.values())
 
 
 def _backward(
     graph: CostGraph, placement: Mapping[str, str], cluster: Cluster, start_seconds: float
 ) -> tuple[list[Span], float]:
-    spans: list[Span] = []
+    traffic, leaving = _Traffic(cluster, "backward"), _leaving(graph, placement)
     free = dict.fromkeys(graph.devices, start_seconds)
     done: dict[str, float] = {}
     for node in reversed(graph.order):
         device, nbytes = placement[node], graph.tensor(node).gradient_nbytes
-        last: dict[str, float] = {}
-        for reader in graph.graph.successors(node) if nbytes else ():
-            last[placement[reader]] = max(last.get(placement[reader], 0.0), done[reader])
         start = free[device]
-        for away, sent in last.items():
-            there = sent + cluster.transfer_seconds(away, device, nbytes)
-            start = max(start, there)
-            if away != device:
-                spans.append(Span("transfer", _road(away, device), node, "backward", sent, there))
+        for away in reversed(leaving[node]) if nbytes else ():
+            readers = graph.graph.successors(node)
+            ready = max(done[reader] for reader in readers if placement[reader] == away)
+            start = max(start, traffic.send(node, nbytes, away, device, ready))
         seconds = graph.cost(node).backward_seconds[device]
         done[node] = free[device] = start + seconds
         if seconds:
-            spans.append(Span("node", device, node, "backward", start, done[node]))
-    return spans, max(free.values())
+            traffic.spans.append(Span("node", device, node, "backward", start, done[node]))
+    return traffic.spans, max(free.values())
 
 
-def _road(source: str, destination: str) -> str:
+def _leaving(graph: CostGraph, placement: Mapping[str, str]) -> dict[str, dict[str, None]]:
+    """By node, the devices to which its value goes, in the order in which its readers run."""
+    leaving: dict[str, dict[str, None]] = {node: {} for node in graph.order}
+    for reader in graph.order:
+        for node in graph.graph.predecessors(reader):
+            if placement[reader] != placement[node]:
+                leaving[node][placement[reader]] = None
+    return leaving
+
+
+def _lane(link: Link) -> str:
+    source, destination = link.ends
     return f"{source} → {destination}"

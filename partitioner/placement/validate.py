@@ -63,14 +63,10 @@ def _devices(document: PlanDocument) -> Iterator[str]:
     declared = tuple(device.name for device in document.cluster.devices)
     if declared != document.devices:
         yield f"cluster.devices: names {declared} differ from the plan's devices {document.devices}"
-    joined: set[frozenset[str]] = set()
-    for link in document.cluster.links:
-        ends = frozenset(link.between)
-        if len(ends) != 2 or not ends <= set(document.devices) or ends in joined:
-            yield f"cluster.links: {link.between} does not join two planned devices, once"
-        if not link.bandwidth > 0:
-            yield f"cluster.links: {link.between} has no bandwidth"
-        joined.add(ends)
+    try:
+        document.virtual_cluster()
+    except SpecError as error:
+        yield f"cluster.links: {error}"
 
 
 def _placement(document: PlanDocument) -> Iterator[str]:

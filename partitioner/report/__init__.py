@@ -10,6 +10,7 @@ from partitioner.report.text import (
     plan_renderable,
     plan_table,
 )
+from partitioner.report.wording import objective_text, percent
 
 __all__ = [
     "ComparisonRow",
@@ -19,6 +20,8 @@ __all__ = [
     "draw",
     "explain",
     "html",
+    "objective_text",
+    "percent",
     "plan_renderable",
     "plan_table",
     "svg",

@@ -29,11 +29,11 @@ SHOWN = 3
 
 
 def explain(document: PlanDocument, outlook: Sequence[str] = ()) -> str:
-    """Why the plan is like this: what limits it, where it is cut, where the time goes.
+    """Why the plan is like this: where it is cut, where time and memory go, what limits it.
 
     Args:
         document: the plan.
-        outlook: further sentences, such as what the next GPU or GiB would bring.
+        outlook: further sentences, beside those of the plan.
     """
     graph = partition_graph(document)
     points = [
@@ -41,6 +41,7 @@ def explain(document: PlanDocument, outlook: Sequence[str] = ()) -> str:
         *_cut(document, graph),
         _time(document, graph),
         *_memory(document),
+        *document.outlook,
         *outlook,
         *(f"Note: {text}." for text in assumptions(document)),
     ]

@@ -205,8 +205,10 @@ def _placement(graph: PartitionGraph) -> Table:
 
 
 def _transfers(document: PlanDocument, crossings: Sequence[Crossing]) -> Table:
-    table = _table("moved", "from", "to", "forward", "gradient back", "time",
-                   left=("moved", "from", "to"))  # fmt: skip
+    cluster = document.virtual_cluster()
+    over = any(cluster.detour(t.source, t.destination) for t in document.transfers)
+    ends = ("moved", "from", "over", "to") if over else ("moved", "from", "to")
+    table = _table(*ends, "forward", "gradient back", "time", left=ends)
     seconds = {(t.tensor, t.phase, t.source, t.destination): t.seconds for t in document.transfers}
     largest = set(sorted(crossings, key=lambda crossing: -crossing.nbytes)[:MOVES])
     for crossing in crossings:
@@ -215,9 +217,11 @@ def _transfers(document: PlanDocument, crossings: Sequence[Crossing]) -> Table:
         source, destination = document.placement[crossing.tensor], crossing.destination
         there = seconds[crossing.tensor, "forward", source, destination]
         back = seconds.get((crossing.tensor, "backward", destination, source), 0.0)
+        detour = cluster.detour(source, destination)
         table.add_row(
             crossing.tensor,
             source,
+            *((detour or "",) if over else ()),
             destination,
             format_nbytes(crossing.nbytes),
             _some(crossing.gradient_nbytes),

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import permutations
 
+from cost_models import has_peer_access
 from partitioner.placement import Certificate, PipelineRecord, PlanDocument
 from partitioner.spec import (
     ASSUMED_CPU_KIND,
@@ -113,16 +115,39 @@ def assumptions(document: PlanDocument) -> tuple[str, ...]:
             guessed[assumed_kind(record.name)].append(record.name)
     for kind, names in guessed.items():
         found.append(f"the kind of {listed(names)} was not declared: reckoned as '{kind}'")
-    count = len(document.devices)
-    missing = count * (count - 1) // 2 - len(document.cluster.links)
-    if missing:
-        which = "links were" if not document.cluster.links else f"{missing} of the links were"
+    found += _links(document)
+    return tuple(found)
+
+
+def _links(document: PlanDocument) -> Iterator[str]:
+    """What is bypassed over a host, and which links were assumed."""
+    cluster = document.virtual_cluster()
+    for link in cluster.links:
+        if link.broken:
+            yield f"the {link} is broken: what moves there is copied over '{link.detour}' instead"
+    staged = sum(link.via is not None for link in cluster.links)
+    if staged:
+        kinds = {device.kind for device in document.cluster.devices if device.kind is not None}
+        alone = sorted(kind for kind in kinds if not has_peer_access(kind))
+        pairs = f"{staged} pair{'s' if staged > 1 else ''} of devices"
+        why = f" ({listed(alone)} cards copy over the host)" if alone else ""
+        yield (
+            f"no peer access between {pairs}{why}: what moves there crosses the host's memory and "
+            "waits for the links to it"
+        )
+    assumed = {
+        frozenset(link.ends)
+        for pair in permutations(document.devices, 2)
+        for link in cluster.road(*pair)
+        if cluster.declared_link(*link.ends) is None
+    }
+    if assumed:
+        declared = any(link.bandwidth is not None for link in cluster.links)
+        which = f"{len(assumed)} of the links were" if declared else "links were"
         bandwidth = format_bandwidth(ASSUMED_LINK.bytes_per_second)
         latency = format_seconds(ASSUMED_LINK.latency_seconds)
-        found.append(
-            f"{which} not declared: reckoned as '{ASSUMED_LINK.name}', {bandwidth} after {latency}"
-        )
-    return tuple(found)
+        kind = f"reckoned as '{ASSUMED_LINK.name}', {bandwidth} after {latency}"
+        yield f"{which} not declared: {kind}"
 
 
 def busy_seconds(document: PlanDocument) -> dict[str, float]:

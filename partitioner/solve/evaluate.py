@@ -1,7 +1,9 @@
 """The judge of every solver: what an assignment costs, recounted in plain Python.
 
-Nodes run in the problem's order on their device, one at a time; transfers neither occupy devices
-nor wait for each other. `count` works on device indices, `evaluate` on names.
+Nodes run in the problem's order on their device, one at a time. Transfers do not occupy devices;
+on a lane they follow each other in the order of the nodes that make them and, for one node, of the
+nodes that read them, in the backward the other way round; elsewhere they do not wait. `count` works
+on device indices, `evaluate` on names.
 """
 
 from __future__ import annotations
@@ -66,13 +68,40 @@ def crossed(flow: Flow, placed: Sequence[int]) -> list[int]:
     return sorted({placed[target] for target in flow.targets} - {placed[flow.source]})
 
 
+def receivers(flow: Flow, placed: Sequence[int]) -> list[int]:
+    """The same devices, by their first reader: the order in which transfers leave."""
+    found = dict.fromkeys(placed[target] for target in flow.targets)
+    found.pop(placed[flow.source], None)
+    return list(found)
+
+
+class Lanes:
+    """Until when each lane is taken in one phase."""
+
+    def __init__(self, problem: Problem) -> None:
+        self._problem = problem
+        self._free = [0.0] * len(problem.lanes)
+
+    def send(self, ready: float, source: int, destination: int, nbytes: int) -> float:
+        """When a transfer arrives that can begin at `ready` and follows all those before."""
+        hops = self._problem.hops(source, destination)
+        if not hops or not nbytes:
+            return ready + self._problem.transfer_seconds(source, destination, nbytes)
+        for hop in hops:
+            begin = max([ready, *(self._free[lane] for lane in hop.lanes)])
+            ready = begin + hop.seconds(nbytes)
+            for lane in hop.lanes:
+                self._free[lane] = ready
+        return ready
+
+
 def traffic(problem: Problem, placed: Sequence[int]) -> tuple[int, int]:
     """Bytes that cross in a step, and how many transfers the forward makes."""
     moved = moves = 0
     for flow in problem.flows:
-        receivers = len(crossed(flow, placed))
-        moved += receivers * (flow.nbytes + flow.gradient_nbytes)
-        moves += receivers * (flow.nbytes > 0)
+        away = len(crossed(flow, placed))
+        moved += away * (flow.nbytes + flow.gradient_nbytes)
+        moves += away * (flow.nbytes > 0)
     return moved, moves
 
 
@@ -104,13 +133,16 @@ def forward_seconds(problem: Problem, placed: Sequence[int]) -> float:
     free = [0.0] * len(problem.devices)
     arrived = [0.0] * len(problem.nodes)
     outgoing = _by_source(problem)
+    lanes = Lanes(problem)
     for node, device in enumerate(placed):
         finish = max(free[device], arrived[node]) + problem.forward_seconds[node][device]
         free[device] = finish
         for flow in outgoing[node]:
+            there = {device: finish}
+            for away in receivers(flow, placed):
+                there[away] = lanes.send(finish, device, away, flow.nbytes)
             for target in flow.targets:
-                travel = problem.transfer_seconds(device, placed[target], flow.nbytes)
-                arrived[target] = max(arrived[target], finish + travel)
+                arrived[target] = max(arrived[target], there[placed[target]])
     return max(free)
 
 
@@ -119,35 +151,51 @@ def backward_seconds(problem: Problem, placed: Sequence[int]) -> float:
     free = [0.0] * len(problem.devices)
     finish = [0.0] * len(problem.nodes)
     outgoing = _by_source(problem)
+    lanes = Lanes(problem)
     for node in reversed(range(len(problem.nodes))):
         device = placed[node]
         start = free[device]
-        for flow in outgoing[node]:
+        for flow in reversed(outgoing[node]):
             if flow.gradient_nbytes:
+                ready: dict[int, float] = {device: 0.0}
                 for target in flow.targets:
-                    travel = problem.transfer_seconds(placed[target], device, flow.gradient_nbytes)
-                    start = max(start, finish[target] + travel)
+                    ready[placed[target]] = max(ready.get(placed[target], 0.0), finish[target])
+                start = max(start, ready[device])
+                for away in reversed(receivers(flow, placed)):
+                    arrival = lanes.send(ready[away], away, device, flow.gradient_nbytes)
+                    start = max(start, arrival)
         finish[node] = free[device] = start + problem.backward_seconds[node][device]
     return max(free)
 
 
-def loads(problem: Problem, placed: Sequence[int]) -> tuple[list[float], list[list[float]]]:
-    """Seconds that each device and each directed link is busy in one step."""
+def loads(problem: Problem, placed: Sequence[int]) -> tuple[list[float], list[float]]:
+    """Seconds that each device, and each directed link and lane, is busy in one step."""
     devices = range(len(problem.devices))
     busy = [0.0 for _ in devices]
-    links = [[0.0 for _ in devices] for _ in devices]
+    links = [0.0 for _ in devices for _ in devices]
+    lanes = [0.0 for _ in problem.lanes]
+
+    def carry(source: int, destination: int, nbytes: int) -> None:
+        hops = problem.hops(source, destination) if nbytes else ()
+        for hop in hops:
+            for lane in hop.lanes:
+                lanes[lane] += hop.seconds(nbytes)
+        if not hops:
+            seconds = problem.transfer_seconds(source, destination, nbytes)
+            links[source * len(devices) + destination] += seconds
+
     for node, device in enumerate(placed):
         busy[device] += problem.forward_seconds[node][device]
         busy[device] += problem.backward_seconds[node][device]
     for flow in problem.flows:
         home = placed[flow.source]
-        receivers = crossed(flow, placed)
-        for device in [home, *receivers] if receivers else []:
+        away = crossed(flow, placed)
+        for device in [home, *away] if away else []:
             busy[device] += flow.endpoint_seconds * problem.pays(device)
-        for device in receivers:
-            links[home][device] += problem.transfer_seconds(home, device, flow.nbytes)
-            links[device][home] += problem.transfer_seconds(device, home, flow.gradient_nbytes)
-    return busy, links
+        for device in away:
+            carry(home, device, flow.nbytes)
+            carry(device, home, flow.gradient_nbytes)
+    return busy, [*links, *lanes]
 
 
 def fullness(problem: Problem, peaks: Sequence[int]) -> float:
@@ -166,7 +214,7 @@ def _objective(problem: Problem, placed: Sequence[int], peaks: Sequence[int]) ->
             return forward_seconds(problem, placed) + backward_seconds(problem, placed)
         case "throughput":
             busy, links = loads(problem, placed)
-            return max(*busy, *(seconds for row in links for seconds in row))
+            return max(*busy, *links)
         case "memory":
             return fullness(problem, peaks)
         case unknown:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from math import inf
 
 from partitioner.graph.cost_graph import CostGraph
-from partitioner.solve.problem import Demand, Flow, Hold, Problem
-from partitioner.spec import OBJECTIVES, Cluster, Constraint, Targets, check_name, resolve
+from partitioner.solve.problem import Demand, Flow, Hold, Hop, Problem
+from partitioner.spec import OBJECTIVES, Cluster, Constraint, Link, Targets, check_name, resolve
 
 
 def formulate(
@@ -36,6 +36,13 @@ def formulate(
     names = targets(cost_graph)
     resolve(constraints, names, devices, cost_graph.colocated)
     demands = tuple(_demand(constraint, names, devices, index) for constraint in constraints)
+    ways = {
+        (source, target): cluster.road(source, target)
+        for source in devices
+        for target in devices
+        if source != target
+    }
+    lanes, roads = _shared(devices, ways)
     problem = Problem(
         objective=objective,
         nodes=cost_graph.order,
@@ -51,18 +58,20 @@ def formulate(
         flows=tuple(_flows(cost_graph, index)),
         latency_seconds=tuple(
             tuple(
-                0.0 if source == target else cluster.link(source, target).latency_seconds
+                sum(link.latency_seconds for link in ways.get((source, target), ()))
                 for target in devices
             )
             for source in devices
         ),
         seconds_per_byte=tuple(
             tuple(
-                0.0 if source == target else 1 / cluster.link(source, target).bytes_per_second
+                sum(1 / link.bytes_per_second for link in ways.get((source, target), ()))
                 for target in devices
             )
             for source in devices
         ),
+        lanes=lanes,
+        roads=roads,
         holds=tuple(
             Hold(
                 tuple(index[node] for node in holding.nodes),
@@ -81,6 +90,34 @@ def formulate(
         ),
     )
     return with_demands(problem, demands)
+
+
+def _shared(
+    devices: Sequence[str], ways: Mapping[tuple[str, str], Sequence[Link]]
+) -> tuple[tuple[str, ...], tuple[tuple[tuple[Hop, ...], ...], ...]]:
+    """What several links share, and the hops of every pair that takes part in it."""
+    lanes = tuple(
+        dict.fromkeys(lane for way in ways.values() for link in way for lane in link.lanes)
+    )
+    if not lanes:
+        return (), ()
+    place = {lane: index for index, lane in enumerate(lanes)}
+
+    def hops(way: Sequence[Link]) -> tuple[Hop, ...]:
+        if not any(link.lanes for link in way):
+            return ()
+        return tuple(
+            Hop(
+                link.latency_seconds,
+                1 / link.bytes_per_second,
+                tuple(place[lane] for lane in link.lanes),
+            )
+            for link in way
+        )
+
+    return lanes, tuple(
+        tuple(hops(ways.get((source, target), ())) for target in devices) for source in devices
+    )
 
 
 def targets(cost_graph: CostGraph) -> Targets:

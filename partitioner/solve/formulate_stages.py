@@ -99,7 +99,7 @@ def formulate_stages(
             (_places(one, place), _places(other, place)) for one, other in demands.separated
         ),
         latency_seconds=tuple(
-            tuple(0.0 if a == b else cluster.transfer_seconds(a, b, 0) for b in devices)
+            tuple(0.0 if a == b else _latency_seconds(cluster, a, b) for b in devices)
             for a in devices
         ),
         seconds_per_byte=tuple(
@@ -112,6 +112,11 @@ def formulate_stages(
         training=training,
     )
     return problem, line
+
+
+def _latency_seconds(cluster: Cluster, source: str, destination: str) -> float:
+    one = cluster.transfer_seconds(source, destination, 1)
+    return max(0.0, one - _seconds_per_byte(cluster, source, destination))
 
 
 def _seconds_per_byte(cluster: Cluster, source: str, destination: str) -> float:

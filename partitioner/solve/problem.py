@@ -13,7 +13,7 @@ class Flow:
 
     Attributes:
         source: index of the node that makes it.
-        targets: indices of the nodes that read it.
+        targets: indices of the nodes that read it, ascending.
         nbytes: carried in the forward to every device that holds a target but not the source.
         gradient_nbytes: carried back in the backward from each of those devices.
         endpoint_seconds: time that a crossing takes from the source's device (once) and from each
@@ -26,6 +26,25 @@ class Flow:
     nbytes: int
     gradient_nbytes: int = 0
     endpoint_seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Hop:
+    """One stretch of a road whose transfers must have something to themselves meanwhile.
+
+    Attributes:
+        latency_seconds: of the stretch.
+        seconds_per_byte: likewise.
+        lanes: indices into `Problem.lanes`: what the transfer holds until it has arrived.
+    """
+
+    latency_seconds: float
+    seconds_per_byte: float
+    lanes: tuple[int, ...]
+
+    def seconds(self, nbytes: int) -> float:
+        """How long it is held for `nbytes`."""
+        return self.latency_seconds + nbytes * self.seconds_per_byte
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +90,7 @@ class Problem:
         forward_seconds: `[node][device]`; `inf` where the device cannot run the node.
         backward_seconds: `[node][device]`; zeros in inference.
         flows: values that may cross.
-        latency_seconds: `[source device][destination device]` of a link.
+        latency_seconds: `[source device][destination device]`, of all hops on the way together.
         seconds_per_byte: likewise.
         holds: what takes memory, and when.
         points: number of program points.
@@ -85,6 +104,9 @@ class Problem:
         precedences: the pairs of nodes whose order of devices `contiguous` watches; `None` stands
             for every source and target of `flows`. (Published workloads have backward nodes, which
             are left out.)
+        lanes: names of what several pairs of devices share, one transfer at a time.
+        roads: `[source device][destination device]`, the hops on the way; no hops where a pair has
+            a link of its own, on which transfers do not wait. Empty where no pair shares anything.
     """
 
     objective: str
@@ -104,6 +126,8 @@ class Problem:
     contiguous: bool = False
     pays_endpoint: tuple[bool, ...] = ()
     precedences: tuple[tuple[int, int], ...] | None = None
+    lanes: tuple[str, ...] = ()
+    roads: tuple[tuple[tuple[Hop, ...], ...], ...] = ()
     demands: tuple[Demand, ...] = ()
 
     def transfer_seconds(self, source: int, destination: int, nbytes: int) -> float:
@@ -114,6 +138,10 @@ class Problem:
             self.latency_seconds[source][destination]
             + nbytes * self.seconds_per_byte[source][destination]
         )
+
+    def hops(self, source: int, destination: int) -> tuple[Hop, ...]:
+        """The hops from one device to another that others may have to wait for."""
+        return self.roads[source][destination] if self.roads else ()
 
     def ordered_pairs(self) -> tuple[tuple[int, int], ...]:
         """The pairs that `contiguous` watches, whether or not it is asked for."""

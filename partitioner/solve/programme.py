@@ -26,6 +26,7 @@ the largest one, so that the solver's tolerances mean the same for microseconds 
         v[f,d] >= x[s,d] - x[t,d]
         sum_f travel[f,d,e] z[f,d,e] + travel'[f,d,e] z[f,e,d] <= L     -> add_link_loads
         z[f,d,e] >= y[f,e] + x[s,d] - 1,   sum_d z[f,d,e] >= y[f,e]
+        and for a lane the same over all hops that take it                -> add_lane_loads
     latency: in each phase, nodes start when their inputs are there and their device is free
         end[i] >= end[s] + seconds[i] + travel[s,i]                     -> add_phase
         travel[s,i] = sum_{d,e} travel[d,e] w[s,i,d,e]                  -> add_travel
@@ -35,6 +36,10 @@ the largest one, so that the solver's tolerances mean the same for microseconds 
         end[i] >= free[d,i-1] + seconds[i] - M (1 - x[i,d])
         free[d,i] >= end[i] - M' (1 - x[i,d])
         L >= forward + backward,   phase >= end[i] + tail[i],   phase >= free[d,last]
+      on lanes, transfers queue in the order of the nodes                 -> add_queue
+        a[f,t,d,e] = 1  where t is the first target of f on e, and s on d
+        hop >= its start + seconds - M (1 - a)   (and its start from free[lane])
+        free'[lane] >= free[lane] + seconds a,   free'[lane] >= hop - M (1 - a)
 
 `M` and `M'` come from the best plan known: no plan that is better runs for longer. The rows of
 memory enter when a plan breaks them, the fullest points first.
@@ -50,7 +55,7 @@ import signal
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
@@ -170,6 +175,8 @@ class Programme:
         self.crossing: dict[tuple[int, int], Any] = {}
         self.hold: dict[tuple[tuple[int, ...], int], Any] = {}
         self.apart: dict[tuple[int, int], Any] = {}
+        self.between: dict[tuple[int, int, int], Any] = {}
+        self.first: dict[tuple[int, int, int, int], Any] = {}
         self.both: dict[tuple[int, int], dict[tuple[int, int], Any]] = {}
         self.excess: list[Any] = []
         add_one_device_each(self)
@@ -190,6 +197,7 @@ class Programme:
             case "throughput":
                 add_device_loads(self)
                 add_link_loads(self)
+                add_lane_loads(self)
             case "latency":
                 add_phases(self)
             case _:
@@ -506,12 +514,11 @@ def add_link_loads(programme: Programme) -> None:
     """
     problem, tables = programme.problem, programme.tables
     devices = range(len(problem.devices))
-    crossing: dict[tuple[int, int, int], Any] = {}
     for d in devices:
         for e in devices:
             possible = sum(travel[d][e] for travel in tables.forward_travel)
             possible += sum(travel[d][e] for travel in tables.backward_travel)
-            if d == e or possible <= programme.limits.floor:
+            if d == e or problem.hops(d, e) or possible <= programme.limits.floor:
                 continue
             terms = []
             for index in range(len(problem.flows)):
@@ -520,21 +527,39 @@ def add_link_loads(programme: Programme) -> None:
                     (tables.backward_travel, (e, d)),
                 ):
                     if table[index][d][e]:
-                        if (index, *ends) not in crossing:
-                            crossing[index, *ends] = between(programme, index, *ends)
-                        terms.append(table[index][d][e] / programme.unit * crossing[index, *ends])
+                        crossing = between(programme, index, *ends)
+                        terms.append(table[index][d][e] / programme.unit * crossing)
             programme.row(pulp.lpSum(terms) <= programme.value, f"link_{d}_{e}")
 
 
+def add_lane_loads(programme: Programme) -> None:
+    """sum_f seconds[hop] z[f,d,e] + seconds'[hop] z[f,e,d] <= L, over all hops of a lane."""
+    problem = programme.problem
+    terms: list[list[Any]] = [[] for _ in problem.lanes]
+    for index, flow in enumerate(problem.flows):
+        for d, row in enumerate(problem.roads):
+            for e, hops in enumerate(row):
+                for nbytes, ends in ((flow.nbytes, (d, e)), (flow.gradient_nbytes, (e, d))):
+                    for hop in hops if nbytes else ():
+                        seconds = hop.seconds(nbytes) / programme.unit
+                        for lane in hop.lanes if seconds else ():
+                            terms[lane].append(seconds * between(programme, index, *ends))
+    for lane, loads in enumerate(terms):
+        programme.row(pulp.lpSum(loads) <= programme.value, f"lane_{lane}")
+
+
 def between(programme: Programme, index: int, source: int, destination: int) -> Any:
-    """z[f,d,e] >= y[f,e] + x[s,d] - 1."""
-    crossing = programme.lp.add_variable(f"z_{index}_{source}_{destination}", 0, 1)
-    flow = programme.problem.flows[index]
-    programme.row(
-        crossing >= programme.crosses(index, destination) + programme.on(flow.source, source) - 1,
-        f"between_{index}_{source}_{destination}",
-    )
-    return crossing
+    """z[f,d,e] >= y[f,e] + x[s,d] - 1; made when first asked for."""
+    key = index, source, destination
+    if key not in programme.between:
+        crossing = programme.lp.add_variable(f"z_{index}_{source}_{destination}", 0, 1)
+        home = programme.on(programme.problem.flows[index].source, source)
+        programme.row(
+            crossing >= programme.crosses(index, destination) + home - 1,
+            f"between_{index}_{source}_{destination}",
+        )
+        programme.between[key] = crossing
+    return programme.between[key]
 
 
 def add_phases(programme: Programme) -> None:
@@ -570,6 +595,7 @@ def add_phase(
     phase = programme.lp.add_variable(f"{letter}", 0)
     ends: dict[int, Any] = {}
     free: dict[int, Any] = {device: 0 for device in devices}
+    queue = Queue(programme, letter, horizon)
     for node in order:
         group = tables.group_of[node]
         choices = tables.choices[group]
@@ -587,6 +613,7 @@ def add_phase(
                 end >= ends[source] + runs + add_travel(programme, source, node, travel),
                 f"{letter}_wait_{node}_{source}_{place}",
             )
+        queue.before(node, end, runs, ends)
         for device in choices:
             here = programme.x[group, device]
             run = seconds[node][device] / unit
@@ -599,10 +626,121 @@ def add_phase(
             latest = max(0.0, horizon - tails[node]) / unit
             programme.row(after >= end - latest * (1 - here), f"{letter}_hold_{node}_{device}")
             free[device] = after
+        queue.after(node, end)
         programme.row(phase >= end + tails[node] / unit, f"{letter}_last_{node}")
     for device in devices:
         programme.row(phase >= free[device], f"{letter}_end_{device}")
     return phase
+
+
+class Queue:
+    """The transfers of one phase on lanes, as `evaluate.Lanes` sends them.
+
+    In the forward a node's transfers leave `after` it, and its inputs have arrived `before` it; in
+    the backward its gradients are sent on `before` it.
+    """
+
+    def __init__(self, programme: Programme, letter: str, horizon: float) -> None:
+        problem = programme.problem
+        self.programme = programme
+        self.letter = letter
+        self.horizon = max(0.0, horizon) / programme.unit
+        self.free: list[Any] = [0] * len(problem.lanes)
+        self.arrivals: dict[int, list[tuple[Any, int, int]]] = {}
+        self.pairs = [
+            (d, e) for d, row in enumerate(problem.roads) for e, hops in enumerate(row) if hops
+        ]
+        self.leaving: dict[int, list[int]] = {}
+        for index, flow in enumerate(problem.flows if self.pairs else ()):
+            self.leaving.setdefault(flow.source, []).append(index)
+
+    def before(self, node: int, end: Any, runs: Any, ends: Mapping[int, Any]) -> None:
+        """A node waits for what arrives where it is: end >= arrival + runs - M (1 - x)."""
+        programme = self.programme
+        if self.letter == "b":
+            for index in reversed(self.leaving.get(node, ())):
+                flow = programme.problem.flows[index]
+                for place in reversed(range(len(flow.targets))) if flow.gradient_nbytes else ():
+                    self._send(index, place, flow.gradient_nbytes, ends)
+        for number, (arrival, placed, device) in enumerate(self.arrivals.pop(node, ())):
+            programme.row(
+                end >= arrival + runs - self.horizon * (1 - programme.on(placed, device)),
+                f"{self.letter}_await_{node}_{number}",
+            )
+
+    def after(self, node: int, end: Any) -> None:
+        """The values that leave a node, each once for every device, by its first target there."""
+        if self.letter == "f":
+            for index in self.leaving.get(node, ()):
+                flow = self.programme.problem.flows[index]
+                for place in range(len(flow.targets)) if flow.nbytes else ():
+                    self._send(index, place, flow.nbytes, {node: end})
+
+    def _send(self, index: int, place: int, nbytes: int, ends: Mapping[int, Any]) -> None:
+        """What crosses for the sake of one target, where that is the first on its device."""
+        programme, problem = self.programme, self.programme.problem
+        flow, forward = problem.flows[index], self.letter == "f"
+        name = f"{self.letter}_{index}_{place}"
+        held: dict[int, list[tuple[Any, Any, float]]] = {}
+        for d, e in self.pairs:
+            home, away = (d, e) if forward else (e, d)
+            first = first_there(programme, index, place, home, away)
+            if first is None:
+                continue
+            ready = [(ends[flow.source], first)] if forward else [
+                (ends[reader], first + programme.on(reader, away) - 1)
+                for reader in flow.targets[place:]
+            ]  # fmt: skip
+            for number, hop in enumerate(problem.hops(d, e)):
+                seconds = hop.seconds(nbytes) / programme.unit
+                there = programme.lp.add_variable(f"a_{name}_{d}_{e}_{number}", 0)
+                ready += [(self.free[lane], first) for lane in hop.lanes]
+                for turn, (start, sure) in enumerate(ready):
+                    programme.row(
+                        there >= start + seconds - (self.horizon + seconds) * (1 - sure),
+                        f"hop_{name}_{d}_{e}_{number}_{turn}",
+                    )
+                for lane in hop.lanes:
+                    held.setdefault(lane, []).append((there, first, seconds))
+                ready = [(there, first)]
+            for reader in flow.targets[place:] if forward else [flow.source]:
+                self.arrivals.setdefault(reader, []).append(
+                    (there, reader, away if forward else home)
+                )
+        for lane, transfers in held.items():
+            after = programme.lp.add_variable(f"lane_{name}_{lane}", 0)
+            for number, (there, first, seconds) in enumerate(transfers):
+                programme.row(
+                    after >= self.free[lane] + seconds * first, f"take_{name}_{lane}_{number}"
+                )
+                programme.row(
+                    after >= there - self.horizon * (1 - first), f"keep_{name}_{lane}_{number}"
+                )
+            self.free[lane] = after
+
+
+def first_there(programme: Programme, index: int, place: int, home: int, away: int) -> Any | None:
+    """a[f,t,d,e] >= x[s,d] + x[t,e] - 1 - sum of x[u,e] over the targets u before t.
+
+    `None` where that can never be 1.
+    """
+    flow = programme.problem.flows[index]
+    group_of = programme.tables.group_of
+    source, target = group_of[flow.source], group_of[flow.targets[place]]
+    earlier = programme.groups_of(flow.targets[:place])
+    x = programme.x
+    if (source, home) not in x or (target, away) not in x or target in (source, *earlier):
+        return None
+    key = index, place, home, away
+    if key not in programme.first:
+        first = programme.lp.add_variable(f"first_{index}_{place}_{home}_{away}", 0, 1)
+        before = pulp.lpSum(x[group, away] for group in earlier if (group, away) in x)
+        programme.row(
+            first >= x[source, home] + x[target, away] - 1 - before,
+            f"first_{index}_{place}_{home}_{away}",
+        )
+        programme.first[key] = first
+    return programme.first[key]
 
 
 def add_travel(programme: Programme, source: int, target: int, travel: Matrix) -> Any:
@@ -682,8 +820,10 @@ def _tails(
 def _longest_schedule(tables: Tables) -> float:
     """No assignment has a larger latency: everything, one thing after the other."""
     total = sum(max(s for s in row if isfinite(s)) for row in tables.seconds)
+    queues = bool(tables.problem.roads)
     for travels in (tables.forward_travel, tables.backward_travel):
-        total += sum(max(map(max, travel)) for travel in travels)
+        for flow, travel in zip(tables.problem.flows, travels, strict=True):
+            total += max(map(max, travel)) * (len(flow.targets) if queues else 1)
     return total
 
 

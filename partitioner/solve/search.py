@@ -17,10 +17,12 @@ from partitioner.solve.bounds import lower_bound
 from partitioner.solve.contract import contract
 from partitioner.solve.effort import Effort
 from partitioner.solve.evaluate import count
+from partitioner.solve.followers import follow
 from partitioner.solve.ideals import best_ordered_split
 from partitioner.solve.improve import Rank, by_objective, by_ties, descend, kicked
 from partitioner.solve.infeasible import explain, least_lack, never_fits
 from partitioner.solve.intervals import lines, splits
+from partitioner.solve.labels import applies, best_in_order
 from partitioner.solve.neighbourhoods import shared_out_anew
 from partitioner.solve.problem import Problem, Solution, Status
 from partitioner.solve.programme import Aim, Answer, Interrupted, Limits, Programme
@@ -47,6 +49,14 @@ LINES = 24
 """Linear orders that are split into intervals."""
 IDEAL_UNITS = 2e7
 """Effort of the dynamic programme over ideals."""
+FIRST_WIDTH = 200
+"""Labels at a time, at first."""
+LABELLED_ENTRIES = 8_000
+"""Without a time limit, a larger programme is not tried once labels have been."""
+LABEL_UNITS = 8e6
+"""Effort of all labels; under a time limit there is more of it after the integer programme."""
+MOST_LABELS = 20_000
+"""Labels at a time, at most."""
 SMALL = 2_500
 """Ties are settled by an integer programme as well if it has at most so many entries."""
 
@@ -112,15 +122,25 @@ class _Search:
     def run(self) -> None:
         if not all(self.tables.choices) or never_fits(self.problem):
             raise explain(self.original, self.deadline, self.seed)
-        walk = cheapest_walk(self.tables) if self.problem.objective == "latency" else None
-        self.bound = lower_bound(self.tables, walk)
-        if walk is not None and walk.placed is not None:
-            self.starts.append(list(walk.placed))
+        schedule = _Schedule(self.problem) if self.problem.objective == "latency" else None
+        if schedule is None:
+            self.bound = lower_bound(self.tables)
+        else:
+            self.bound = lower_bound(schedule.relaxed, schedule.walk)
+            if schedule.walk.placed is not None:
+                self.starts.append(schedule.contraction.expand(schedule.walk.placed))
         if self.bound == inf:
             raise explain(self.original, self.deadline, self.seed)
         self._heuristics()
+        most = MOST_ENTRIES
+        ordered = schedule is not None and applies(schedule.relaxed)
+        if schedule is not None and ordered and not self.proven():
+            self._in_order(schedule, LABEL_UNITS)
+            most = MOST_ENTRIES if self.best is None or self.deadline else LABELLED_ENTRIES
         if not self.proven():
-            self._programme()
+            self._programme(most)
+        if schedule is not None and ordered and self.deadline is not None and not self.proven():
+            self._in_order(schedule, inf)
         if not self.proven():
             self._until_the_deadline()
         if self.best is not None:
@@ -197,6 +217,33 @@ class _Search:
         if ordered.exact:
             self.bound = max(self.bound, min(ordered.value, known))
 
+    def _in_order(self, schedule: _Schedule, units: float) -> None:
+        """Labels along the order of execution, more and more of them at a time."""
+        effort = Effort(units, self.deadline)
+        while schedule.width <= MOST_LABELS and not effort.late():
+            left = effort.units
+            known = self.value * (1 - 1e-9)
+            found = best_in_order(schedule.relaxed, schedule.walk, known, schedule.width, effort)
+            self.bound = max(self.bound, min(found.bound, known))
+            if self.bound == inf:
+                raise explain(self.original, self.deadline, self.seed)
+            if found.placed is not None:
+                self.offer(schedule.contraction.expand(found.placed))
+            self.say(f"{schedule.width} labels: plan of {self.value:.6g}, bound {self.bound:.6g}")
+            if found.complete and not self.proven():
+                self._with_followers(schedule, effort)
+            wider = effort.units / max(1.0, left - effort.units)
+            if found.complete or self.proven() or self.best is None or wider < 1.5:
+                return
+            schedule.width = round(schedule.width * min(4.0, wider))
+
+    def _with_followers(self, schedule: _Schedule, effort: Effort) -> None:
+        """Where the relaxed optimum does not fit: followers hold what they do."""
+        known = self.value * (1 - 1e-9)
+        found = best_in_order(schedule.tables, schedule.walk, known, schedule.width, effort)
+        if found.placed is not None:
+            self.offer(schedule.contraction.expand(found.placed))
+
     def _until_the_deadline(self) -> None:
         """More kicks in what is left of a time limit."""
         turn = 0
@@ -225,9 +272,9 @@ class _Search:
             ]
         yield from splits(self.tables)
 
-    def _programme(self) -> None:
+    def _programme(self, most: int) -> None:
         entries = programme_entries(self.tables)
-        if entries > MOST_ENTRIES * (1 if self.deadline is None else PATIENCE):
+        if entries > most * (1 if self.deadline is None else PATIENCE):
             self.say(f"too large for the integer programme ({entries} entries)")
             if self.best is None:
                 self._any_that_fits()
@@ -260,18 +307,17 @@ class _Search:
         if self.best is None:
             if answer.complete:
                 raise explain(self.original, self.deadline, self.seed)
-            if self.deadline is None:
-                self._any_that_fits()
-                return
-            raise TimeLimitError(
-                "no plan was found in time, though there may be one; allow more time or more memory"
-            )
+            self._any_that_fits()
 
     def _any_that_fits(self) -> None:
         """A search for room alone, where the search for the objective found nothing that fits."""
         lack = least_lack(self.original, self.deadline, self.seed)
         if lack.placed is not None:
             self.offer(self.contraction.shrink(lack.placed))
+        if self.best is None and self.deadline is not None:
+            raise TimeLimitError(
+                "no plan was found in time, though there may be one; allow more time or more memory"
+            )
         if self.best is None:
             raise explain(self.original, self.deadline, self.seed)
 
@@ -354,6 +400,25 @@ class _Search:
         )
 
 
+class _Schedule:
+    """A latency problem without its followers.
+
+    Attributes:
+        tables: followers hold what they hold on their anchor's device.
+        relaxed: followers hold nothing.
+        walk: the cheapest one of the relaxed problem.
+        width: labels at a time in the next attempt.
+    """
+
+    def __init__(self, problem: Problem) -> None:
+        followed = follow(problem)
+        self.contraction = followed.contraction
+        self.tables = Tables(followed.problem)
+        self.relaxed = Tables(followed.relaxed)
+        self.walk = cheapest_walk(self.relaxed)
+        self.width = FIRST_WIDTH
+
+
 def programme_entries(tables: Tables) -> int:
     """About how many non-zero entries the integer programme has."""
     problem = tables.problem
@@ -364,6 +429,8 @@ def programme_entries(tables: Tables) -> int:
         case "latency":
             phases = 1 + tables.trains
             entries += phases * (12 * len(problem.nodes) * devices + 6 * ends * devices)
+            shared = sum(3 + 6 * len(hops) for row in problem.roads for hops in row if hops)
+            entries += phases * ends * shared
         case "throughput":
             entries += 6 * ends * devices
             if any(any(map(any, travel)) for travel in tables.forward_travel):

@@ -8,6 +8,7 @@ from math import inf, isfinite
 import numpy as np
 
 from partitioner.solve.contract import colocation_groups
+from partitioner.solve.evaluate import backward_seconds, forward_seconds
 from partitioner.solve.problem import Problem
 
 Matrix = tuple[tuple[float, ...], ...]
@@ -135,12 +136,16 @@ def interchangeable_devices(problem: Problem) -> tuple[tuple[int, ...], ...]:
     def equal(a: int, b: int) -> bool:
         swap = list(devices)
         swap[a], swap[b] = b, a
-        return looks[a] == looks[b] and all(
-            table[d][e] == table[swap[d]][swap[e]]
-            for table in (problem.latency_seconds, problem.seconds_per_byte)
-            for d in devices
-            for e in devices
-            if d != e
+        return (
+            looks[a] == looks[b]
+            and all(
+                table[d][e] == table[swap[d]][swap[e]]
+                for table in (problem.latency_seconds, problem.seconds_per_byte)
+                for d in devices
+                for e in devices
+                if d != e
+            )
+            and _equal_roads(problem, swap)
         )
 
     classes: list[list[int]] = []
@@ -152,6 +157,30 @@ def interchangeable_devices(problem: Problem) -> tuple[tuple[int, ...], ...]:
         else:
             classes.append([device])
     return tuple(tuple(known) for known in classes if len(known) > 1)
+
+
+def _equal_roads(problem: Problem, swap: Sequence[int]) -> bool:
+    """Whether renaming the devices does no more to the roads than to rename their lanes."""
+    there: dict[int, int] = {}
+    back: dict[int, int] = {}
+    for d, row in enumerate(problem.roads):
+        for e, hops in enumerate(row):
+            others = problem.roads[swap[d]][swap[e]]
+            if len(hops) != len(others):
+                return False
+            for hop, other in zip(hops, others, strict=True):
+                if (hop.latency_seconds, hop.seconds_per_byte, len(hop.lanes)) != (
+                    other.latency_seconds,
+                    other.seconds_per_byte,
+                    len(other.lanes),
+                ):
+                    return False
+                for lane, renamed in zip(hop.lanes, other.lanes, strict=True):
+                    if there.setdefault(lane, renamed) != renamed:
+                        return False
+                    if back.setdefault(renamed, lane) != lane:
+                        return False
+    return True
 
 
 class State:
@@ -168,6 +197,7 @@ class State:
         self.placed = list(placed)
         self.busy = [0.0] * size
         self.link = [[0.0] * size for _ in range(size)]
+        self.lane = [0.0] * len(problem.lanes)
         self.moved = 0
         self.moves = 0
         self.users = [[0] * size for _ in problem.flows]
@@ -204,8 +234,13 @@ class State:
         for device, users in enumerate(self.users[index]):
             if users and device != home:
                 crossings += 1
-                self.link[home][device] += sign * forward[device]
-                self.link[device][home] += sign * backward[device][home]
+                if problem.roads:
+                    self._count_roads(home, device, flow.nbytes, sign * forward[device], sign)
+                    there = sign * backward[device][home]
+                    self._count_roads(device, home, flow.gradient_nbytes, there, sign)
+                else:
+                    self.link[home][device] += sign * forward[device]
+                    self.link[device][home] += sign * backward[device][home]
                 if flow.endpoint_seconds and problem.pays(device):
                     self.busy[device] += sign * flow.endpoint_seconds
         if crossings:
@@ -213,6 +248,17 @@ class State:
             self.moves += sign * crossings * (flow.nbytes > 0)
             if flow.endpoint_seconds and problem.pays(home):
                 self.busy[home] += sign * flow.endpoint_seconds
+
+    def _count_roads(
+        self, source: int, destination: int, nbytes: int, seconds: float, sign: int
+    ) -> None:
+        """Add or take away one transfer where pairs of devices share lanes."""
+        hops = self.tables.problem.hops(source, destination) if nbytes else ()
+        for hop in hops:
+            for lane in hop.lanes:
+                self.lane[lane] += sign * hop.seconds(nbytes)
+        if not hops:
+            self.link[source][destination] += seconds
 
     def _count_sides(self, node: int, device: int, sign: int) -> None:
         """Keep count of the devices on which two separated groups meet."""
@@ -275,10 +321,14 @@ class State:
     def objective(self) -> float:
         """As `evaluate` counts it, up to rounding."""
         match self.tables.problem.objective:
+            case "latency" if self.tables.problem.roads:
+                problem = self.tables.problem
+                forward = forward_seconds(problem, self.placed)
+                return forward + backward_seconds(problem, self.placed)
             case "latency":
                 return self._forward() + (self._backward() if self.tables.trains else 0.0)
             case "throughput":
-                return max(max(self.busy), max(map(max, self.link)))
+                return max(max(self.busy), max(map(max, self.link)), *self.lane)
             case _:
                 shares = [
                     peak / capacity if capacity else (inf if peak else 0.0)
@@ -297,8 +347,8 @@ class State:
             case "latency":
                 return 0.0
             case "throughput":
-                return sum(load * load for load in self.busy) + sum(
-                    load * load for row in self.link for load in row
+                return sum(
+                    load * load for row in (self.busy, *self.link, self.lane) for load in row
                 )
             case _:
                 return float(

@@ -14,16 +14,20 @@ device costs more than running branches side by side brings, as in a transformer
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from math import inf
 
 import numpy as np
+from numpy.typing import NDArray
 
 from partitioner.solve.evaluate import everything_nbytes
 from partitioner.solve.segments import Option, Phase, Segment, Segments, Span, bits
 from partitioner.solve.state import Matrix, Tables
+
+Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
 
 MOST_NODES = 6000
 """Reachability is quadratic: beyond this the longest path alone must do."""
@@ -40,10 +44,20 @@ class Walk:
     Attributes:
         seconds: no assignment has a smaller latency; `inf` when none can fit into memory.
         placed: an assignment that goes this way, by node; `None` where there is no way.
+        chain: its nodes.
+        inside: all nodes that lie on its way, as the chain or in segments.
+        rest: by node of the chain, its device and the devices that the rest uses, that one
+            included: the least that the rest takes. See `Users`.
+        returns: by node of the chain, whether that rest is finished in the backward before the node
+            runs.
     """
 
     seconds: float
     placed: tuple[int, ...] | None
+    chain: tuple[int, ...] = ()
+    inside: frozenset[int] = frozenset()
+    rest: tuple[Floats, ...] = ()
+    returns: tuple[bool, ...] = ()
 
 
 def cheapest_walk(tables: Tables) -> Walk:
@@ -52,16 +66,33 @@ def cheapest_walk(tables: Tables) -> Walk:
     if not 0 < size <= MOST_NODES:
         return Walk(0.0, None)
     forward = _phase(tables, tables.problem.forward_seconds, tables.incoming, backwards=False)
-    chain = _chain(tables, forward)
+    chain = _chain(tables, forward, 14)
     phases = [forward]
     if tables.trains:
         phases.append(
             _phase(tables, tables.problem.backward_seconds, tables.gradients, backwards=True)
         )
-    segments = _segments(tables, phases, chain)
+    connected = [_connected(phase, chain) for phase in phases]
+    segments = _segments(tables, phases, chain, connected)
     inside = {node for node in chain if node < size}
     inside.update(node for segment in segments for node in segment.nodes)
-    return _walk(tables, chain, segments, everything_nbytes(tables.problem, inside))
+    need = everything_nbytes(tables.problem, inside)
+    rest = _rest(segments, len(tables.problem.devices))
+    users = Users(len(tables.problem.devices))
+    ends = np.where(users.fit(tables.problem.capacity_nbytes, need), rest[0], inf)
+    seconds = float(ends.min())
+    if seconds == inf:
+        return Walk(inf, None)
+    device, used = divmod(int(ends.argmin()), ends.shape[1])
+    placed = _placed(tables, chain, segments, rest, device, used)
+    return Walk(
+        seconds,
+        placed,
+        tuple(chain[1:-1]),
+        frozenset(inside),
+        tuple(rest[1:-1]),
+        tuple(connected[-1][1:]),
+    )
 
 
 def _phase(
@@ -96,8 +127,11 @@ def _phase(
     return Phase(order, lists, (*seconds, nothing[0], nothing[0]), reach, back)
 
 
-def _chain(tables: Tables, forward: Phase) -> list[int]:
-    """The nodes of the longest path that leave the least work outside of their segments."""
+def _chain(tables: Tables, forward: Phase, most: int) -> list[int]:
+    """The nodes of the longest path that leave the least work outside of their segments.
+
+    Of segments with more than `most` nodes only the path counts.
+    """
     size = len(tables.problem.nodes)
     seconds = [min(row) for row in tables.seconds] + [0.0, 0.0]
     largest = max(seconds) or 1.0
@@ -111,12 +145,16 @@ def _chain(tables: Tables, forward: Phase) -> list[int]:
         )
         return int(weights[: len(bits)] @ bits[: len(weights)])
 
+    on_path = sum(1 << node for node in path)
     best: list[tuple[int, int, int]] = [(0, 0, 0)]
     for later in range(1, len(path)):
         end = path[later]
         options = []
         for earlier in range(max(0, later - LONGEST_SEGMENT), later):
-            caught = weight(forward.reach[path[earlier]] & forward.back[end])
+            inner = forward.reach[path[earlier]] & forward.back[end]
+            if inner.bit_count() > most:
+                inner &= on_path
+            caught = weight(inner)
             options.append((best[earlier][0] + caught, best[earlier][1] + 1, earlier))
         caught_best = max(options)
         best.append((caught_best[0] + int(weights[end]), *caught_best[1:]))
@@ -140,105 +178,124 @@ def _longest_path(phase: Phase, weights: Sequence[int]) -> list[int]:
     return path[::-1]
 
 
-def _segments(tables: Tables, phases: Sequence[Phase], chain: Sequence[int]) -> list[Segment]:
-    """What lies between neighbours on the chain; the backward only where it is one piece."""
-    connected = [
-        [
-            bool(phase.reach[later] >> earlier & 1 or phase.reach[earlier] >> later & 1)
-            for earlier, later in pairwise(chain)
-        ]
-        for phase in phases
+def _connected(phase: Phase, chain: Sequence[int]) -> list[bool]:
+    """By segment, whether it and all later ones are one piece in a phase."""
+    pieces = [
+        bool(phase.reach[later] >> earlier & 1 or phase.reach[earlier] >> later & 1)
+        for earlier, later in pairwise(chain)
     ]
+    return [all(pieces[place:]) for place in range(len(pieces))]
+
+
+def _segments(
+    tables: Tables,
+    phases: Sequence[Phase],
+    chain: Sequence[int],
+    connected: Sequence[Sequence[bool]],
+) -> list[Segment]:
+    """What lies between neighbours on the chain; the backward only where it is one piece."""
     maker = Segments(tables)
     segments = []
     for place, (earlier, later) in enumerate(pairwise(chain)):
         spans = []
         for backwards, phase in enumerate(phases):
-            if all(connected[backwards][place:]):
+            if connected[backwards][place]:
                 entry, end = (later, earlier) if backwards else (earlier, later)
                 spans.append(Span(phase, entry, phase.between(entry, end), bool(backwards)))
         segments.append(maker.of(spans, (earlier, later)))
     return segments
 
 
-State = tuple[int, int]
-"""The device of a chain node; and the devices in use, as a set or as their number."""
+class Users:
+    """Devices in use: as a bit set, or as their number where there are many."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self.by_set = count <= MOST_DEVICES
+        self.width = 1 << count if self.by_set else count + 1
+
+    def alone(self, device: int) -> int:
+        """One device by itself."""
+        return 1 << device if self.by_set else 1
+
+    def joined(self, first: int, second: int, option: Option) -> Integers:
+        """By devices used after a segment, those used with it."""
+        if self.by_set:
+            return np.arange(self.width) | 1 << first | 1 << second | option.guests
+        entered = (second != first) + option.guests.bit_count()
+        return np.minimum(self.count, np.arange(self.width) + entered)
+
+    def fit(self, capacities: Sequence[int | None], need: int) -> NDArray[np.bool_]:
+        """By devices in use, whether they hold so many bytes together."""
+        if not self.by_set:
+            return np.arange(self.width) >= _fewest_devices(capacities, need)
+        return np.array(
+            [
+                any(capacities[d] is None for d in bits(used))
+                or sum(capacities[d] or 0 for d in bits(used)) >= need
+                for used in range(self.width)
+            ]
+        )
 
 
-def _walk(tables: Tables, chain: Sequence[int], segments: Sequence[Segment], need: int) -> Walk:
-    """The least sum over the device of every chain node and the devices in use.
+def _rest(segments: Sequence[Segment], count: int) -> list[Floats]:
+    """By place on the chain, device there and devices in use from there on: the least seconds."""
+    users = Users(count)
+    end = np.full((count, users.width), inf)
+    for device in range(count):
+        end[device, users.alone(device)] = 0.0
+    rest = [end]
+    for place in reversed(range(len(segments))):
+        before = np.full_like(end, inf)
+        for (first, second), option in _ways(segments, place):
+            through = option.seconds + rest[-1][second]
+            np.minimum.at(before[first], users.joined(first, second, option), through)
+        rest.append(before)
+    return rest[::-1]
 
-    Those must hold `need` bytes together. The ends of the whole chain are not nodes: they are
-    wherever their neighbour is.
-    """
-    capacities = tables.problem.capacity_nbytes
-    count = len(capacities)
-    by_set = count <= MOST_DEVICES
-    best: dict[State, float] = {
-        (device, 1 << device if by_set else 1): 0.0 for device in range(count)
-    }
-    origins: list[dict[State, tuple[State, Option]]] = []
-    for place, segment in enumerate(segments):
-        loose = place in (0, len(segments) - 1)
-        following: dict[State, float] = {}
-        origin: dict[State, tuple[State, Option]] = {}
-        for state, before in best.items():
-            for second in range(count):
-                if loose and second != state[0]:
-                    continue
-                for option in segment.options.get((state[0], second), ()):
-                    if by_set:
-                        used = state[1] | 1 << second | option.guests
-                    else:
-                        entered = (second != state[0]) + option.guests.bit_count()
-                        used = min(count, state[1] + entered)
-                    seconds = before + option.seconds
-                    if seconds < following.get((second, used), inf):
-                        following[second, used] = seconds
-                        origin[second, used] = (state, option)
-        best = following
-        origins.append(origin)
-    fewest = _fewest_devices(capacities, need)
 
-    def fits(used: int) -> bool:
-        if not by_set:
-            return used >= fewest
-        room = [capacities[device] for device in bits(used)]
-        return any(c is None for c in room) or sum(c for c in room if c is not None) >= need
-
-    ends = [(seconds, state) for state, seconds in best.items() if fits(state[1])]
-    if not ends or fewest > count:
-        return Walk(inf, None)
-    seconds, state = min(ends)
-    return Walk(seconds, _placed(tables, chain, segments, origins, state))
+def _ways(segments: Sequence[Segment], place: int) -> Iterator[tuple[tuple[int, int], Option]]:
+    """The options of a segment by the devices of its ends."""
+    loose = place in (0, len(segments) - 1)
+    for (first, second), options in segments[place].options.items():
+        if not loose or first == second:
+            for option in options:
+                yield (first, second), option
 
 
 def _placed(
     tables: Tables,
     chain: Sequence[int],
     segments: Sequence[Segment],
-    origins: Sequence[dict[State, tuple[State, Option]]],
-    last: State,
+    rest: Sequence[Floats],
+    device: int,
+    used: int,
 ) -> tuple[int, ...]:
     """The assignment of a walk; nodes that it does not decide follow the one before them."""
     size = len(tables.problem.nodes)
+    users = Users(len(tables.problem.devices))
     devices: dict[int, int] = {}
-    state = last
-    for place in reversed(range(len(segments))):
-        devices[chain[place + 1]] = state[0]
-        state, option = origins[place][state]
-        for node, device in zip(segments[place].nodes, option.placed, strict=False):
-            devices[node] = device
-        for node in segments[place].nodes:
-            devices.setdefault(node, state[0])
+    for place, segment in enumerate(segments):
+        steps = [
+            (option.seconds + float(rest[place + 1][second, later]), second, int(later), option)
+            for (first, second), option in _ways(segments, place)
+            if first == device
+            for later in np.flatnonzero(users.joined(first, second, option) == used)
+        ]
+        _, following, used, option = min(steps, key=lambda step: step[0])
+        for node, inside in zip(segment.nodes, option.placed, strict=False):
+            devices[node] = inside
+        for node in segment.nodes:
+            devices.setdefault(node, device)
+        devices[chain[place + 1]] = device = following
     placed = []
     current = devices[chain[1]]
     for node in range(size):
         current = devices.get(node, current)
         placed.append(current)
-    first = {group: placed[nodes[0]] for group, nodes in enumerate(tables.groups)}
+    first_of = {group: placed[nodes[0]] for group, nodes in enumerate(tables.groups)}
     return tuple(
-        first[group] if first[group] in tables.choices[group] else tables.choices[group][0]
+        first_of[group] if first_of[group] in tables.choices[group] else tables.choices[group][0]
         for group in tables.group_of
     )
 

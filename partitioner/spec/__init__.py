@@ -15,12 +15,11 @@ from partitioner.spec.constraints import (
 from partitioner.spec.device import (
     ASSUMED_CPU_KIND,
     ASSUMED_KIND,
-    ASSUMED_LINK,
     Device,
-    Link,
     device_name,
 )
-from partitioner.spec.enlarge import with_twins
+from partitioner.spec.enlarge import most_roomy, with_twins
+from partitioner.spec.link import ASSUMED_LINK, HOST, Link, is_host
 from partitioner.spec.names import MODES, OBJECTIVES, check_name, hint, match, nearest
 from partitioner.spec.sizes import (
     exact_nbytes,
@@ -38,6 +37,7 @@ __all__ = [
     "ASSUMED_CPU_KIND",
     "ASSUMED_KIND",
     "ASSUMED_LINK",
+    "HOST",
     "MODES",
     "OBJECTIVES",
     "Cluster",
@@ -58,7 +58,9 @@ __all__ = [
     "format_nbytes",
     "format_seconds",
     "hint",
+    "is_host",
     "match",
+    "most_roomy",
     "nearest",
     "parse_bandwidth",
     "parse_constraint",

@@ -3,28 +3,35 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import combinations
 from pathlib import Path
 from typing import Any, Self
 
 import tomli_w
 import torch
 
-from cost_models import DEVICE_KINDS, local_device
+from cost_models import DEVICE_KINDS, has_peer_access, local_device
 from partitioner.errors import SpecError
 from partitioner.spec.device import (
     ASSUMED_CPU_KIND,
     ASSUMED_KIND,
-    ASSUMED_LINK,
     Device,
-    Link,
     device_name,
     positive,
 )
+from partitioner.spec.link import ASSUMED_LINK, HOST, Link, is_host
 from partitioner.spec.names import check_name
 from partitioner.spec.reading import looks_like_file, read_cluster_file, read_shorthand
-from partitioner.spec.sizes import exact_nbytes, parse_nbytes
+from partitioner.spec.sizes import (
+    exact_nbytes,
+    format_bandwidth,
+    format_seconds,
+    parse_bandwidth,
+    parse_nbytes,
+    parse_seconds,
+)
 
 __all__ = ["Cluster", "Device", "Link"]
 
@@ -36,11 +43,14 @@ class Cluster:
     """Devices and links. Pairs without a declared link get the stated default.
 
     Raises:
-        SpecError: no devices, a name twice, or a link that does not join two of them, once.
+        SpecError: no devices, a name twice, a link that does not join two of them, once, or one
+            that is bypassed over a host to which no good link leads.
     """
 
     devices: tuple[Device, ...]
     links: tuple[Link, ...] = ()
+    _declared: Mapping[tuple[str, str], Link] = field(init=False, repr=False, compare=False)
+    _staging: frozenset[tuple[str, str]] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "devices", tuple(self.devices))
@@ -50,14 +60,29 @@ class Cluster:
         for i, name in enumerate(self.names):
             if name in self.names[:i]:
                 raise SpecError(f"device '{name}' is there twice; names must differ")
-        joined: set[frozenset[str]] = set()
+        declared: dict[tuple[str, str], Link] = {}
         for link in self.links:
-            for name in link.between:
-                check_name("device", name, self.names)
-            if frozenset(link.between) in joined:
-                first, second = link.between
-                raise SpecError(f"there are two links between '{first}' and '{second}'")
-            joined.add(frozenset(link.between))
+            for name in link.ends:
+                if not is_host(name):
+                    check_name("device", name, self.names)
+            for pair in link.directions:
+                if pair in declared:
+                    raise SpecError(f"there are two links {str(link).removeprefix('link ')}")
+                declared[pair] = link
+        object.__setattr__(self, "_declared", declared)
+        staging: dict[tuple[str, str], Link] = {}
+        for (source, destination), link in declared.items():
+            if host := link.detour:
+                staging[source, host] = staging[host, destination] = link
+                if link.broken:
+                    staging[destination, host] = staging[host, source] = link
+        for pair, link in staging.items():
+            if pair in declared and declared[pair].detour:
+                raise SpecError(
+                    f"the {link} is bypassed over '{link.detour}', but the {declared[pair]} "
+                    "cannot be crossed either"
+                )
+        object.__setattr__(self, "_staging", frozenset(staging))
 
     @classmethod
     def of(cls, devices: object, memory: Memory = None) -> Self:
@@ -75,7 +100,8 @@ class Cluster:
         """
         found, links = _parts(devices)
         limits = _limits(memory, [device.name for device in found])
-        return cls(tuple(_resolved(device, limits.get(device.name)) for device in found), links)
+        resolved = tuple(_resolved(device, limits.get(device.name)) for device in found)
+        return cls(resolved, (*links, *_staged(resolved, links)))
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -92,32 +118,93 @@ class Cluster:
         return self.devices[self.names.index(name)]
 
     def link(self, source: str, destination: str) -> Link:
-        """The road from one named device to another; the stated default where none is declared."""
-        check_name("device", source, self.names)
-        check_name("device", destination, self.names)
-        for link in self.links:
-            if set(link.between) == {source, destination}:
-                return link
-        return Link(
+        """What joins one named device to another; the stated default where none is declared."""
+        for name in (source, destination):
+            if not is_host(name):
+                check_name("device", name, self.names)
+        return self._declared.get((source, destination)) or Link(
             (source, destination), ASSUMED_LINK.bytes_per_second, ASSUMED_LINK.latency_seconds
         )
 
+    def declared_link(self, source: str, destination: str) -> Link | None:
+        """The one of `links` that leads from one named device to another."""
+        return self._declared.get((source, destination))
+
+    def road(self, source: str, destination: str) -> tuple[Link, ...]:
+        """The links that a value crosses, in order, each in its one direction.
+
+        There are two where the way leads over a host, else one. What a transfer must have to
+        itself meanwhile is in the `shared` of each; staged transfers have each link to the host in
+        common with all others.
+        """
+        host = self.detour(source, destination)
+        if host is None:
+            return (self._hop(source, destination),)
+        return self._hop(source, host), self._hop(host, destination)
+
+    def detour(self, source: str, destination: str) -> str | None:
+        """The host over which the road leads; `None` where it is direct.
+
+        Two devices go round a link that is broken in either direction, since gradients go back the
+        way that values came.
+        """
+        back = self._declared.get((destination, source))
+        if back is not None and back.broken:
+            return back.detour
+        return self.link(source, destination).detour
+
+    @property
+    def detours(self) -> dict[tuple[str, str], str]:
+        """By source and destination, the host over which data must be moved by hand.
+
+        It must where a link is broken; between GPUs without peer access, CUDA goes there itself.
+        """
+        return {
+            pair: link.detour or HOST
+            for link in self.links
+            if link.broken
+            for pair in (link.ends, link.ends[::-1])
+        }
+
+    def _hop(self, source: str, destination: str) -> Link:
+        link = self.link(source, destination)
+        own = (f"{source} → {destination}",) if (source, destination) in self._staging else ()
+        return replace(
+            link,
+            between=None,
+            source=source,
+            destination=destination,
+            shared=link.shared or own,
+        )
+
     def transfer_seconds(self, source: str, destination: str, nbytes: int) -> float:
-        """Seconds to move `nbytes` from one named device to another; 0 if nothing has to move."""
+        """Seconds to move `nbytes` from one named device to another; 0 if nothing has to move.
+
+        All hops together, with nothing else under way.
+        """
+        check_name("device", source, self.names)
+        check_name("device", destination, self.names)
         if source == destination or nbytes == 0:
             return 0.0
-        return self.link(source, destination).seconds(nbytes)
+        return sum(link.seconds(nbytes) for link in self.road(source, destination))
 
     def without_limits(self) -> Self:
         """The same devices and links, with no memory limit on any."""
         unlimited = tuple(replace(device, memory=None) for device in self.devices)
         return replace(self, devices=unlimited)
 
-    def to_toml(self) -> str:
-        """The cluster as the text of a cluster file, which reads back equal."""
-        tables = [("device", _device_table(device)) for device in self.devices]
-        tables += [("link", _link_table(link)) for link in self.links]
-        return "\n".join(f"[[{key}]]\n{tomli_w.dumps(table)}" for key, table in tables)
+    def to_toml(self, notes: Mapping[Link, str] | None = None) -> str:
+        """The cluster as the text of a cluster file, which reads back equal.
+
+        `notes` become comments above their links.
+        """
+        notes = notes or {}
+        tables = [f"[[device]]\n{tomli_w.dumps(_device_table(device))}" for device in self.devices]
+        tables += [
+            _comment(notes.get(link)) + f"[[link]]\n{tomli_w.dumps(_link_table(link))}"
+            for link in self.links
+        ]
+        return "\n".join(tables)
 
 
 def _parts(devices: object) -> tuple[tuple[Device, ...], tuple[Link, ...]]:
@@ -184,6 +271,19 @@ def _resolved(device: Device, limit: int | None) -> Device:
     return replace(device, kind=kind, memory=min(limits))
 
 
+def _staged(devices: Sequence[Device], links: Sequence[Link]) -> Iterator[Link]:
+    """Links over the host between GPUs of which a kind has no peer access, where none is declared.
+
+    The rule is `cost_models.has_peer_access`; a declared link overrides it.
+    """
+    declared = {frozenset(link.ends) for link in links}
+    alone = {d.name for d in devices if d.kind is not None and not has_peer_access(d.kind)}
+    gpus = [device.name for device in devices if not is_host(device.name)] if alone else []
+    for pair in combinations(gpus, 2):
+        if not alone.isdisjoint(pair) and frozenset(pair) not in declared:
+            yield Link(pair, via=HOST)
+
+
 def _device_table(device: Device) -> dict[str, Any]:
     table = {
         "name": device.name,
@@ -196,8 +296,31 @@ def _device_table(device: Device) -> dict[str, Any]:
 
 
 def _link_table(link: Link) -> dict[str, Any]:
-    return {
-        "between": list(link.between),
-        "bandwidth": link.bandwidth,
-        "latency": link.latency,
+    crossed = link.bandwidth is not None
+    table = {
+        "between": list(link.between) if link.between is not None else None,
+        "from": link.source,
+        "to": link.destination,
+        "bandwidth": _readable(link.bandwidth, format_bandwidth, parse_bandwidth),
+        "latency": _readable(link.latency, format_seconds, parse_seconds) if crossed else None,
+        "via": link.via,
+        "shared": link.lanes[0] if len(link.lanes) == 1 else list(link.lanes) or None,
+        "broken": link.broken or None,
     }
+    return {key: value for key, value in table.items() if value is not None}
+
+
+def _readable(
+    value: float | str | None,
+    written: Callable[[float], str],
+    read: Callable[[float | str], float],
+) -> float | str | None:
+    """A figure as text with its unit where that reads back equal, else the number."""
+    if value is None:
+        return None
+    text = written(float(value)).replace(" ", "")
+    return text if read(text) == value else value
+
+
+def _comment(note: str | None) -> str:
+    return "".join(f"# {line}\n" for line in (note or "").splitlines())

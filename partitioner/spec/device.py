@@ -1,4 +1,4 @@
-"""`Device` and `Link`: one place where nodes can run, and one road between two of them."""
+"""`Device`: one place where nodes can run."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import torch
 
-from cost_models import DEFAULT_LINK, DEVICE_KINDS, DeviceKind
+from cost_models import DEVICE_KINDS, DeviceKind
 from partitioner.errors import SpecError
 from partitioner.spec.names import check_name
 from partitioner.spec.sizes import (
@@ -16,15 +16,12 @@ from partitioner.spec.sizes import (
     parse_bandwidth,
     parse_flops,
     parse_nbytes,
-    parse_seconds,
 )
 
 ASSUMED_KIND = "generic-gpu"
 """The kind that is assumed of a GPU where none is given."""
 ASSUMED_CPU_KIND = "generic-cpu"
 """The kind that is assumed of a CPU where none is given."""
-ASSUMED_LINK = DEFAULT_LINK
-"""The kind of link that is assumed between two devices where none is declared."""
 
 Size = TypeVar("Size", int, float)
 
@@ -88,52 +85,6 @@ class Device:
         if value is not None:
             where = f"device '{self.name}': {field.replace('_', ' ')}"
             object.__setattr__(self, field, positive(value, parse, where))
-
-
-@dataclass(frozen=True, slots=True)
-class Link:
-    """The road between two devices, the same both ways.
-
-    Attributes:
-        between: two device names.
-        bandwidth: bytes per second; a text such as `"300GB/s"` is accepted and normalised.
-        latency: seconds; a text such as `"5us"` is accepted and normalised.
-
-    Raises:
-        SpecError: the two are one device, or a figure makes no sense.
-    """
-
-    between: tuple[str, str]
-    bandwidth: float | str
-    latency: float | str = 0.0
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.between, tuple | list) or len(self.between) != 2:
-            raise SpecError(f"a link is between two devices, not {self.between!r}")
-        first, second = (device_name(name) for name in self.between)
-        if first == second:
-            raise SpecError(f"a link from device '{first}' to itself")
-        object.__setattr__(self, "between", (first, second))
-        where = f"link between '{first}' and '{second}'"
-        bandwidth = positive(self.bandwidth, parse_bandwidth, f"{where}: bandwidth")
-        object.__setattr__(self, "bandwidth", bandwidth)
-        object.__setattr__(
-            self, "latency", positive(self.latency, parse_seconds, f"{where}: latency", zero=True)
-        )
-
-    @property
-    def bytes_per_second(self) -> float:
-        """The bandwidth as a number."""
-        return float(self.bandwidth)
-
-    @property
-    def latency_seconds(self) -> float:
-        """The latency as a number."""
-        return float(self.latency)
-
-    def seconds(self, nbytes: int) -> float:
-        """How long `nbytes` take from the first byte sent to the last one received."""
-        return self.latency_seconds + nbytes / self.bytes_per_second
 
 
 def device_name(device: object) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from partitioner.spec.cluster import Cluster
+from partitioner.spec.device import Device
+from partitioner.spec.link import Link
 
 
 def with_twins(cluster: Cluster, name: str, count: int = 1) -> Cluster:
@@ -15,19 +17,22 @@ def with_twins(cluster: Cluster, name: str, count: int = 1) -> Cluster:
     original = cluster.device(name)
     devices, links = list(cluster.devices), list(cluster.links)
     for twin in _new_names(cluster, name, count):
-        own = [link for link in links if name in link.between]
-        for link in own:
-            first, second = link.between
-            links.append(
-                replace(
-                    link,
-                    between=(twin if first == name else first, twin if second == name else second),
-                )
-            )
+        own = [link for link in links if name in link.ends]
+        links += [
+            _between(link, tuple(twin if end == name else end for end in link.ends)) for link in own
+        ]
         if own:
-            links.append(replace(own[0], between=(name, twin)))
+            links.append(_between(own[0], (name, twin)))
         devices.append(replace(original, name=twin))
     return Cluster(tuple(devices), tuple(links))
+
+
+def _between(link: Link, ends: tuple[str, ...]) -> Link:
+    """The link between other devices."""
+    first, second = ends
+    if link.between:
+        return replace(link, between=(first, second))
+    return replace(link, source=first, destination=second)
 
 
 def _new_names(cluster: Cluster, name: str, count: int) -> list[str]:
@@ -36,3 +41,13 @@ def _new_names(cluster: Cluster, name: str, count: int) -> list[str]:
     taken = {int(n.partition(":")[2] or 0) for n in cluster.names if n.partition(":")[0] == kind}
     first = max(taken) + 1
     return [f"{kind}:{first + index}" for index in range(count)]
+
+
+def most_roomy(cluster: Cluster) -> str:
+    """The first of the devices with the most memory; a GPU where there is one."""
+    gpus = [device for device in cluster.devices if not device.name.startswith("cpu")]
+
+    def room(device: Device) -> float:
+        return device.memory if isinstance(device.memory, int) else float("inf")
+
+    return max(gpus or cluster.devices, key=room).name

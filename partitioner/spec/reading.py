@@ -6,13 +6,13 @@ import os
 import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from cost_models import DEVICE_KINDS
 from partitioner.errors import SpecError
-from partitioner.spec.device import Device, Link, device_name
+from partitioner.spec.device import Device, device_name
+from partitioner.spec.link import Link
 from partitioner.spec.names import hint
 from partitioner.spec.sizes import parse_nbytes
 
@@ -22,15 +22,30 @@ MOST_DEVICES = 4096
 """The most that a count in a shorthand may say."""
 
 _COUNTED = re.compile(r"(\d+)\s*x\s*(.+)")
-_TYPES: Mapping[str, tuple[type, ...]] = {
+_NUMBER = (str, int, float)
+_DEVICE_KEYS: Mapping[str, tuple[type, ...]] = {
     "name": (str,),
     "kind": (str,),
     "memory": (str, int),
-    "flops_per_second": (str, int, float),
-    "memory_bandwidth": (str, int, float),
+    "flops_per_second": _NUMBER,
+    "memory_bandwidth": _NUMBER,
+}
+_LINK_KEYS: Mapping[str, tuple[type, ...]] = {
     "between": (list,),
-    "bandwidth": (str, int, float),
-    "latency": (str, int, float),
+    "from": (str,),
+    "to": (str,),
+    "bandwidth": _NUMBER,
+    "latency": _NUMBER,
+    "via": (str,),
+    "shared": (str, list),
+    "broken": (bool,),
+}
+_WANTED = {
+    str: "text",
+    int: "whole number",
+    float: "number",
+    list: "list of two names",
+    bool: "true or false",
 }
 
 
@@ -113,17 +128,34 @@ def _described(name: str, what: str, part: str) -> Device:
 
 def _parts(document: Mapping[str, Any]) -> Parts:
     _check_keys(document, ("device", "link"), "cluster file")
-    devices = [
-        Device(**_table(table, Device, f"device {i + 1}", required=("name",)))
-        for i, table in enumerate(_tables(document, "device"))
-    ]
-    links = [
-        Link(**_table(table, Link, f"link {i + 1}", required=("between", "bandwidth")))
-        for i, table in enumerate(_tables(document, "link"))
-    ]
+    devices = [_device(table, i + 1) for i, table in enumerate(_tables(document, "device"))]
+    links = [_link(table, i + 1) for i, table in enumerate(_tables(document, "link"))]
     if not devices:
         raise SpecError("there is no device; write a [[device]] table with a name for each")
     return tuple(devices), tuple(links)
+
+
+def _device(table: object, number: int) -> Device:
+    where = f"device {number}"
+    if isinstance(table, dict) and isinstance(table.get("name"), str):
+        where = f"device '{table['name']}'"
+    values = _table(table, _DEVICE_KEYS, where)
+    _require(values, "name", where)
+    return Device(**values)
+
+
+def _link(table: object, number: int) -> Link:
+    where = f"link {number}"
+    values = _table(table, _LINK_KEYS, where)
+    if "from" in values or "to" in values:
+        _require(values, "from", where)
+        _require(values, "to", where)
+    else:
+        _require(values, "between", where)
+    if not ("via" in values or values.get("broken")):
+        _require(values, "bandwidth", where)
+    names = {"from": "source", "to": "destination"}
+    return Link(**{names.get(key, key): value for key, value in values.items()})
 
 
 def _tables(document: Mapping[str, Any], key: str) -> list[Any]:
@@ -133,23 +165,21 @@ def _tables(document: Mapping[str, Any], key: str) -> list[Any]:
     return tables
 
 
-def _table(
-    table: object, made: type[Device] | type[Link], where: str, required: tuple[str, ...]
-) -> dict[str, Any]:
+def _table(table: object, types: Mapping[str, tuple[type, ...]], where: str) -> dict[str, Any]:
+    """A table whose keys are known and whose values are of their types."""
     if not isinstance(table, dict):
         raise SpecError(f"{where} must be a table of keys, not {table!r}")
-    if isinstance(table.get("name"), str):
-        where = f"device '{table['name']}'"
-    _check_keys(table, tuple(field.name for field in fields(made)), where)
-    for key in required:
-        if key not in table:
-            raise SpecError(f"{where}: the key '{key}' is missing")
+    _check_keys(table, tuple(types), where)
     for key, value in table.items():
-        if isinstance(value, bool) or not isinstance(value, _TYPES[key]):
-            wanted = {str: "text", int: "whole number", float: "number", list: "list of two names"}
-            kinds = " or ".join(wanted[kind] for kind in _TYPES[key])
+        if type(value) not in types[key]:
+            kinds = " or ".join(_WANTED[kind] for kind in types[key])
             raise SpecError(f"{where}: '{key}' must be a {kinds}, not {value!r}")
     return dict(table)
+
+
+def _require(table: Mapping[str, Any], key: str, where: str) -> None:
+    if key not in table:
+        raise SpecError(f"{where}: the key '{key}' is missing")
 
 
 def _check_keys(table: Mapping[str, Any], known: tuple[str, ...], where: str) -> None:

@@ -145,6 +145,13 @@ class Cuda:
         """Make another the current one."""
         self.exchange_device(torch.cuda._utils._get_device_index(device))
 
+    def can_device_access_peer(self, device: Any, peer_device: Any) -> bool:
+        """Whether the link between two devices does not lead over the host."""
+        link = self._session.cluster.declared_link(
+            self.gpu(device).name, self.gpu(peer_device).name
+        )
+        return link is None or link.via is None
+
     def get_device_properties(self, device: Any = None) -> Properties:
         """Name and memory."""
         index = torch.cuda._utils._get_device_index(device, True)
@@ -238,7 +245,7 @@ def cuda_patches(session: Session) -> Iterator[tuple[Any, str, Any]]:
         "is_available": cuda.is_available,
         "is_initialized": yes,
         "is_bf16_supported": yes,
-        "can_device_access_peer": yes,
+        "can_device_access_peer": cuda.can_device_access_peer,
         "init": nothing,
         "_lazy_init": nothing,
         "current_device": cuda.current_device,

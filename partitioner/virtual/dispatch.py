@@ -95,13 +95,20 @@ class DispatchMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return result
 
     def _copy(self, func: Any, rule: Rule, args: Arguments, kwargs: Keywords) -> Any:
-        self._transfer(args[0], args[1])
-        return func(*args, **kwargs)
+        intact = self._transfer(args[0], args[1])
+        result = func(*args, **kwargs)
+        return result if intact else result.zero_()
 
     def _copy_lists(self, func: Any, rule: Rule, args: Arguments, kwargs: Keywords) -> Any:
-        for destination, source in zip(args[0], args[1], strict=True):
+        intact = [
             self._transfer(destination, source)
-        return func(*args, **kwargs)
+            for destination, source in zip(args[0], args[1], strict=True)
+        ]
+        result = func(*args, **kwargs)
+        for destination, whole in zip(args[0], intact, strict=True):
+            if not whole:
+                destination.zero_()
+        return result
 
     def _lists(self, func: Any, rule: Rule, args: Arguments, kwargs: Keywords) -> Any:
         """Each index of the argument lists is a call of its own."""
@@ -118,16 +125,19 @@ class DispatchMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
                     self._claim(tensor, home)
         return result
 
-    def _transfer(self, destination: Tensor, source: Tensor) -> None:
+    def _transfer(self, destination: Tensor, source: Tensor) -> bool:
+        """Note a move. False where it goes over a broken link: then all that arrives is zeros."""
         session = self._session
         blocks = session.block(destination), session.block(source)
         ends = [session.cpu if block is None else block.gpu for block in blocks]
         if ends[0] is ends[1]:
-            return
+            return True
         for block, other in zip(blocks, reversed(ends), strict=True):
             if block is not None and block.gpu is session.undecided:
-                return block.relocate(other)
+                block.relocate(other)
+                return True
         session.record(ends[1], ends[0], nbytes_of(destination))
+        return not session.arrives_changed(ends[1], ends[0])
 
     def _common(self, rule: Rule, args: Arguments, kwargs: Keywords) -> VirtualGpu | None:
         """The device on which the operator runs; `None` where no tensor tells."""

@@ -35,6 +35,7 @@ class Session:
         undecided: the account of storages that no device has used yet.
         current: the index of the current CUDA device.
         requested: where factories inside the running call put their results.
+        cluster: as declared.
         transfers: every move so far.
         active: false once the `with` is over, and while it is suspended.
     """
@@ -58,6 +59,7 @@ class Session:
         self.device_count = max(indices, default=-1) + 1
         self.current = min(indices, default=0)
         self.requested: VirtualGpu | None = None
+        self.cluster = cluster
         self.transfers: list[Transfer] = []
         self.active = True
 
@@ -154,6 +156,11 @@ class Session:
     def record(self, source: VirtualGpu, destination: VirtualGpu, nbytes: int) -> None:
         """Write down one move."""
         self.transfers.append((source.name, destination.name, nbytes))
+
+    def arrives_changed(self, source: VirtualGpu, destination: VirtualGpu) -> bool:
+        """Whether the link from one device to another was declared to be broken."""
+        link = self.cluster.declared_link(source.name, destination.name)
+        return link is not None and link.broken
 
     def move(
         self,

@@ -45,6 +45,7 @@ KEYS = [
     "inputs",
     "program",
     "costs",
+    "outlook",
 ]
 
 
@@ -207,7 +208,7 @@ BAD_DOCUMENTS: list[tuple[Change, str]] = [
     (_set("schema", 2), "schema 2, and only schema 1"),
     (_set("schema", "1"), "$.schema"),
     (_set("schema", None), "the key 'schema' is missing"),
-    *((_drop(key), f"`{key}`") for key in KEYS[1:]),
+    *((_drop(key), f"`{key}`") for key in KEYS[1:] if key != "outlook"),
     (_set("extra", 1), "`extra`"),
     (_set("objective", "latncy"), "objective: there is no 'latncy'; did you mean 'latency'"),
     (_set("objective", 3), "$.objective"),
@@ -262,9 +263,13 @@ BAD_DOCUMENTS: list[tuple[Change, str]] = [
     (_set("cluster/devices/0/memory", -1), "$.cluster.devices[0].memory"),
     (_set("cluster/devices/0/color", "red"), "`color`"),
     (_set("cluster/links/0/between", [FIRST]), "$.cluster.links[0].between"),
-    (_set("cluster/links/0/between", [FIRST, FIRST]), "does not join two planned devices"),
-    (_set("cluster/links/0/between", [FIRST, "cpu"]), "does not join two planned devices"),
-    (_set("cluster/links/0/bandwidth", 0), "has no bandwidth"),
+    (_set("cluster/links/0/between", [FIRST, FIRST]), "cluster.links: a link from device"),
+    (_set("cluster/links/0/between", [FIRST, "cuda:7"]), "cluster.links: unknown device 'cuda:7'"),
+    (_set("cluster/links/0/between", None), "cluster.links: a link is between two devices"),
+    (_set("cluster/links/0/bandwidth", 0), "bandwidth must be above 0"),
+    (_set("cluster/links/0/bandwidth", None), "the bandwidth is missing"),
+    (_set("cluster/links/0/via", "cpu"), "nothing crosses it directly"),
+    (_set("cluster/links/0/shared", "switch"), "$.cluster.links[0].shared"),
     (_drop("model/class"), "`class`"),
     (_set("model/state/0/role", "weight"), "model.state: there is no 'weight'"),
     (_set("model/state/0/tensor/shape", [-1]), "$.model.state[0].tensor.shape[0]"),

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
-from itertools import pairwise
+from itertools import combinations, pairwise
 
+import pytest
 from hypothesis import given, settings
+from hypothesis import strategies as st
 from small_plans import FIRST, SECOND, Made, cost_graph, placed_graphs, unit_cluster
 
 from partitioner.graph.cost_graph import CostGraph
@@ -14,7 +16,8 @@ from partitioner.placement import (
     timeline,
     transfers,
 )
-from partitioner.spec import Cluster
+from partitioner.solve import evaluate, formulate
+from partitioner.spec import Cluster, Device, Link
 
 # a (1 s) ── b (2 s) on the other device: a's 3 bytes take 3 s and a latency of 0.5 s.
 CHAIN = cost_graph(
@@ -185,3 +188,98 @@ def test_the_transfers_of_the_timeline_are_those_of_the_plan(
     ]
     assert shown == set(listed)
     assert len(listed) == len(set(listed))
+
+
+THREE = (FIRST, SECOND, "cuda:2")
+# a (1 s) makes 2 bytes, which b on cuda:1 and c on cuda:2 read; a byte takes a second on any hop.
+FAN = cost_graph(
+    [
+        Made("a", nbytes=2, gradient=1),
+        Made("b", ("a",), 1.0, backward=1.0),
+        Made("c", ("a",), 1.0, backward=1.0),
+    ],
+    THREE,
+    training=True,
+)
+SPREAD = dict(zip(("a", "b", "c"), THREE, strict=True))
+
+
+def transfer_spans(cluster: Cluster) -> list[tuple[str, str, float, float]]:
+    return [
+        (span.phase, span.lane, span.start_seconds, span.end_seconds)
+        for span in timeline(FAN, SPREAD, cluster).spans
+        if span.kind == "transfer"
+    ]
+
+
+def three(*links: Link) -> Cluster:
+    return Cluster(tuple(Device(name, memory=10**9) for name in THREE), links)
+
+
+def test_links_of_their_own_do_not_wait() -> None:
+    assert transfer_spans(unit_cluster(THREE))[:2] == [
+        ("forward", "cuda:0 → cuda:1", 1.0, 3.0),
+        ("forward", "cuda:0 → cuda:2", 1.0, 3.0),
+    ]
+
+
+def test_transfers_on_a_shared_link_queue_by_their_first_reader() -> None:
+    switch = three(
+        *(Link(pair, 1.0, shared="switch") for pair in ((FIRST, SECOND), (FIRST, "cuda:2")))
+    )
+    assert transfer_spans(switch) == [
+        ("forward", "cuda:0 → cuda:1", 1.0, 3.0),
+        ("forward", "cuda:0 → cuda:2", 3.0, 5.0),
+        ("backward", "cuda:2 → cuda:0", 7.0, 8.0),
+        ("backward", "cuda:1 → cuda:0", 8.0, 9.0),
+    ]
+    assert bottleneck_seconds(FAN, SPREAD, switch) == 6.0  # all that crosses the switch
+
+
+def test_staged_transfers_wait_for_the_links_to_the_host() -> None:
+    staged = three(
+        *(Link((name, "cpu"), 1.0) for name in THREE),
+        Link((FIRST, SECOND), via="cpu"),
+        Link((FIRST, "cuda:2"), via="cpu"),
+    )
+    assert transfer_spans(staged)[:4] == [
+        ("forward", "cuda:0 → cpu", 1.0, 3.0),
+        ("forward", "cpu → cuda:1", 3.0, 5.0),
+        ("forward", "cuda:0 → cpu", 3.0, 5.0),
+        ("forward", "cpu → cuda:2", 5.0, 7.0),
+    ]
+    assert [t.seconds for t in transfers(FAN, SPREAD, staged)] == [4.0, 4.0, 2.0, 2.0]
+    assert bottleneck_seconds(FAN, SPREAD, staged) == 4.0  # twice cuda:0 → cpu
+
+
+@given(placed_graphs(), st.data())
+@settings(max_examples=60, deadline=None)
+def test_the_solver_counts_shared_and_staged_links_alike(
+    made: tuple[CostGraph, Cluster, dict[str, str]], data: st.DataObject
+) -> None:
+    graph, cluster, placement = made
+    links = []
+    for pair in combinations(graph.devices, 2):
+        shared = data.draw(st.lists(st.sampled_from(["nic 0", "nic 1"]), max_size=2, unique=True))
+        form = data.draw(st.sampled_from(["both", "there", "two", "via", "broken"]))
+        if form in ("via", "broken"):
+            links.append(Link(pair, **{form: "cpu" if form == "via" else True}))  # type: ignore[arg-type]
+        elif form == "both":
+            links.append(Link(pair, 2.0, 0.5, shared=tuple(shared)))
+        else:
+            for place, (source, destination) in enumerate(
+                (pair, pair[::-1])[: 1 + (form == "two")]
+            ):
+                links.append(
+                    Link(
+                        source=source,
+                        destination=destination,
+                        bandwidth=1.0 + place,
+                        shared=tuple(shared),
+                    )
+                )
+    links += [Link((name, "cpu"), 1.0 + place) for place, name in enumerate(graph.devices)]
+    linked = Cluster(cluster.devices, tuple(links))
+    for objective, worth in (("latency", step_seconds), ("throughput", bottleneck_seconds)):
+        counted = evaluate(formulate(graph, linked, objective), placement).objective
+        assert counted == pytest.approx(worth(graph, placement, linked), rel=1e-12)

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from partitioner.errors import InfeasibleError
-from partitioner.solve import Problem, Status, evaluate, solve
+from partitioner.solve import Hop, Problem, Status, evaluate, solve
 from partitioner.solve.bounds import lower_bound
 from partitioner.solve.contract import contract
 from partitioner.solve.evaluate import count
@@ -20,10 +20,11 @@ from tests.strategies import OBJECTIVES, brute_force, problems
 few = settings(max_examples=20, deadline=None)
 
 
+@pytest.mark.parametrize("roads", [False, True])
 @pytest.mark.parametrize("objective", OBJECTIVES)
-def test_solver_finds_the_best_of_all_assignments(objective: str) -> None:
+def test_solver_finds_the_best_of_all_assignments(objective: str, roads: bool) -> None:
     @few
-    @given(problems(objective=objective))
+    @given(problems(objective=objective, roads=roads))
     def check(problem: Problem) -> None:
         best = brute_force(problem)
         if best is None:
@@ -105,8 +106,16 @@ def test_scaling_all_costs_scales_the_optimum(problem: Problem, factor: float) -
     def scaled(table: tuple[tuple[float, ...], ...]) -> tuple[tuple[float, ...], ...]:
         return tuple(tuple(factor * value for value in row) for row in table)
 
+    def slower(hop: Hop) -> Hop:
+        return replace(
+            hop,
+            latency_seconds=factor * hop.latency_seconds,
+            seconds_per_byte=factor * hop.seconds_per_byte,
+        )
+
     larger = replace(
         problem,
+        roads=tuple(tuple(tuple(map(slower, hops)) for hops in row) for row in problem.roads),
         forward_seconds=scaled(problem.forward_seconds),
         backward_seconds=scaled(problem.backward_seconds),
         latency_seconds=scaled(problem.latency_seconds),

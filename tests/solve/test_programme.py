@@ -11,7 +11,16 @@ from dataclasses import replace
 import pytest
 
 from partitioner.errors import TimeLimitError
-from partitioner.solve import Flow, Hold, Problem, Status, evaluate, programme, solve
+from partitioner.solve import (
+    Flow,
+    Hold,
+    Lack,
+    Problem,
+    Status,
+    evaluate,
+    programme,
+    solve,
+)
 from partitioner.solve.programme import Aim, Limits, Programme
 from partitioner.solve.state import Tables
 
@@ -114,13 +123,26 @@ def test_a_time_limit_that_is_not_reached_changes_nothing() -> None:
     assert (free.bound, free.status) == (limited.bound, limited.status)
 
 
-def test_time_limit_with_no_plan_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    problem = diamond(capacity=5)
+@pytest.fixture
+def _hopeless_search(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("partitioner.solve.search.splits", lambda tables: iter(()))
     monkeypatch.setattr("partitioner.solve.search.descend", lambda *given: (0,))
     monkeypatch.setattr("partitioner.solve.search.MOST_ENTRIES", 0)
-    with pytest.raises(TimeLimitError, match="no plan was found"):
-        solve(problem)
+
+
+@pytest.mark.usefixtures("_hopeless_search")
+def test_where_the_search_finds_nothing_any_assignment_will_do() -> None:
+    found = solve(diamond(capacity=5))
+    assert found.status is Status.FEASIBLE
+    assert evaluate(diamond(capacity=5), found.assignment).feasible
+
+
+@pytest.mark.usefixtures("_hopeless_search")
+def test_time_limit_with_no_plan_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    nothing = Lack(None, proven=False)
+    monkeypatch.setattr("partitioner.solve.search.least_lack", lambda *given: nothing)
+    with pytest.raises(TimeLimitError, match="no plan was found in time"):
+        solve(diamond(capacity=5), time_limit=60)
 
 
 def test_interrupt_gives_the_best_plan_so_far() -> None:
