@@ -6,8 +6,8 @@ timed in the same run, half of it before the measuring and half after. A cell is
 `predicted / measured`. Times are CPU seconds of one thread, which the work of others on the machine
 hardly touches.
 
-Then the roofline that is fitted to the measurements is asked for the time of every node of the zoo
-as if none had been measured; it is judged by the rank correlation (Spearman) with the table's times.
+Then the roofline that is fitted to the measurements prices every node as if none of its operators
+had been measured; it is judged by its rank correlation (Spearman) with the measured prices.
 """
 
 from __future__ import annotations
@@ -20,14 +20,11 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from scipy.stats import spearmanr
 from torch import nn
 
 import partitioner
 from cost_models import MeasuredCostModel
 from cost_models.machine import local_device
-from cost_models.measured import _FITTED_ROOFLINE as FITTED_ROOFLINE
-from cost_models.measured import fitted_kind
 from partitioner.graph import training_loss
 from partitioner.spec import Device
 from tests.emit.side_by_side import leaves
@@ -121,7 +118,8 @@ def main() -> None:
     )
     kind = local_device("cpu")
     assert kind is not None
-    print(f"{len(cost_model.measurements[kind.name])} operators, overhead {cost_model.overhead_seconds}")
+    overhead = cost_model.overhead_seconds[kind.name]
+    print(f"{len(cost_model.measurements[kind.name])} operators, {1e6 * overhead:.1f} us more each")
 
 
 if __name__ == "__main__":

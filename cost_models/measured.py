@@ -117,6 +117,10 @@ class MeasuredCostModel:
             self._fitted[kind.name] = (len(table), fitted)
         return _FITTED_ROOFLINE.seconds(call, fitted) + overhead
 
+    def is_measured(self, call: OperatorCall, kind: DeviceKind) -> bool:
+        """Whether the price of `call` on `kind` is a measured one."""
+        return call.signature in self.measurements.get(kind.name, {})
+
     def measure(
         self,
         model: nn.Module,
@@ -135,7 +139,7 @@ class MeasuredCostModel:
             example_inputs: a tensor, a tuple, or a dict of keyword arguments.
             example_kwargs: further keyword arguments.
             training: the backward, too; `None` is as `model.training`.
-            progress: called with the number of calls done, of all calls, and an operator's name.
+            progress: called with the number of calls done, of all calls, and the next operator.
 
         Returns:
             The model itself.
@@ -176,11 +180,13 @@ class MeasuredCostModel:
                 table[signature] = _time(call, device, self.clock)
             except Exception as error:  # whatever an operator does not like about made-up values
                 self.skipped[signature] = f"{type(error).__name__}: {error}"
+        if missing and progress is not None:
+            progress(len(missing), len(missing), "")
         if missing and kind.name not in self.overhead_seconds:
             self.overhead_seconds[kind.name] = _overhead_seconds(device, self.clock)
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the table as JSON, whole or not at all."""
+    def to_json(self) -> str:
+        """The table as JSON; equal tables give equal text."""
         document = {
             "schema": SCHEMA,
             "torch": torch.__version__,
@@ -190,11 +196,15 @@ class MeasuredCostModel:
                 for kind, table in sorted(self.measurements.items())
             },
         }
+        return json.dumps(document, indent=1) + "\n"
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write `to_json()` to a file, whole or not at all."""
         target = Path(path)
         handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=target.name)
         try:
             with os.fdopen(handle, "w") as file:
-                json.dump(document, file, indent=1)
+                file.write(self.to_json())
             Path(temporary).replace(target)
         except BaseException:
             Path(temporary).unlink(missing_ok=True)
@@ -211,7 +221,7 @@ class MeasuredCostModel:
             document = json.loads(Path(path).read_text())
         except OSError as error:
             raise CostModelError(f"'{path}' cannot be read: {error}") from error
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise CostModelError(f"'{path}' is no JSON: {error}") from error
         if not isinstance(document, dict) or document.get("schema") != SCHEMA:
             found = document.get("schema") if isinstance(document, dict) else None
@@ -267,15 +277,14 @@ def _time(
     call: OperatorCall, device: str | torch.device, clock: Callable[[], float]
 ) -> Measurement:
     """Run a call on made-up tensors, warm up, and time it."""
-    overload, *operands = rebuild(call.signature, device)
-    taken = sum(tensor.nbytes for tensor in tensors_in(operands))
+    built = [rebuild(call.signature, device)]
+    taken = sum(tensor.nbytes for tensor in tensors_in(built[0][1:]))
     copies = min(MOST_COPIES, COLD_NBYTES // max(1, taken)) if taken > CACHED_NBYTES else 1
-    sets = itertools.cycle(
-        [operands, *(rebuild(call.signature, device)[1:] for _ in range(copies - 1))]
-    )
+    built += [rebuild(call.signature, device) for _ in range(copies - 1)]
+    turns = itertools.cycle(built)
 
     def run() -> object:
-        args, kwargs = next(sets)
+        overload, args, kwargs = next(turns)
         return overload(*args, **kwargs)
 
     with torch.no_grad():
