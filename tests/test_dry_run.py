@@ -75,3 +75,81 @@ def test_frozen_submodules_take_less() -> None:
     frozen.norm.eval()
     peaks = [promised_peaks(plan(m, "1x1GiB", x))["cuda:0"] for m in (frozen, Normed())]
     assert peaks[0] < peaks[1]
+
+
+class Wide(nn.Module):
+    """Three layers over two devices, computed in one of several ways."""
+
+    def __init__(self, way: str) -> None:
+        super().__init__()
+        self.way = way
+        self.first = nn.Linear(32, 256)
+        self.middle = nn.Linear(256, 256)
+        self.last = nn.Linear(256, 8)
+
+    def block(self, x: Tensor) -> Tensor:
+        return F.gelu(self.middle(F.gelu(x)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        match self.way:
+            case "autocast":
+                with torch.autocast(x.device.type, dtype=torch.bfloat16):
+                    return self.last(self.block(self.first(x)))
+            case "checkpointed":
+                inner = checkpoint(self.block, self.first(x), use_reentrant=False)
+                return self.last(inner)
+            case "in place":
+                hidden = F.relu(self.first(x), inplace=True)
+                hidden = self.middle(hidden).add_(1.0)
+                return self.last(hidden.relu_())
+        return self.last(self.block(self.first(x)))
+
+
+class MasterCopies(torch.optim.Optimizer):
+    """Steps float32 copies of low-precision parameters, with momentum, and writes them back."""
+
+    def __init__(self, params: Iterable[nn.Parameter]) -> None:
+        super().__init__(params, {})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:
+        for parameter in self.param_groups[0]["params"]:
+            state = self.state[parameter]
+            if not state:
+                state["master"] = parameter.float()
+                state["momentum"] = torch.zeros_like(state["master"])
+            state["momentum"].mul_(0.9).add_(parameter.grad.float())
+            state["master"].sub_(state["momentum"], alpha=1e-2)
+            parameter.copy_(state["master"])
+
+
+@pytest.mark.parametrize("way", ["plain", "autocast", "checkpointed", "in place", "frozen", "bf16"])
+def test_what_is_saved_and_kept_is_counted_as_it_is(way: str) -> None:
+    model, x = Wide(way), torch.randn(128, 32)
+    make: Make = torch.optim.Adam
+    if way == "frozen":
+        model.middle.requires_grad_(False)
+    if way == "bf16":
+        model, x, make = model.bfloat16(), x.bfloat16(), MasterCopies
+    found = plan(
+        model,
+        "2x64MiB",
+        x,
+        optimizer=make,
+        constraints=[Pin("first", "cuda:0"), Pin("middle", "cuda:1"), Pin("last", "cuda:1")],
+    )
+    promised = promised_peaks(found)
+    assert promised == measured_peaks(found, model, x, make=make)
+    assert all(promised.values())
+    if way == "bf16":
+        use = found.memory["cuda:1"]
+        assert use.optimizer > 3.9 * use.parameters
+    if way == "frozen":
+        assert found.memory["cuda:1"].gradients < found.memory["cuda:1"].parameters / 10
+
+
+@pytest.mark.parametrize("way", ["checkpointed", "in place"])
+def test_what_saves_memory_is_promised_less(way: str) -> None:
+    x = torch.empty(4096, 32)
+    peaks = [promised_peaks(plan(Wide(w), "1x1GiB", x))["cuda:0"] for w in (way, "plain")]
+    assert peaks[0] < peaks[1]
