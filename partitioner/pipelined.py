@@ -14,7 +14,7 @@ from itertools import pairwise
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from partitioner.capture import DATA_DEPENDENT, fake_clone, quiet
+from partitioner.capture import DATA_DEPENDENT, fake_clone, in_mode, quiet
 from partitioner.distributed import LocalPipeline, PipelineLayout
 from partitioner.dry_run import MeasuredMemory
 from partitioner.errors import InfeasibleError, SpecError
@@ -129,7 +129,7 @@ def rehearse_pipeline(
 def _rehearsed(
     subject: Priced, layout: PipelineLayout, ranks: Sequence[str], mode: FakeTensorMode
 ) -> dict[str, MeasuredMemory]:
-    fake = fake_clone(subject.model, mode).train(layout.captured.training)
+    fake = in_mode(fake_clone(subject.model, mode), layout.captured.training)
     names = subject.cluster.names
     example = layout.inputs(*layout.captured.example)
     batch = {
@@ -143,8 +143,6 @@ def _rehearsed(
     }
     with virtual_gpus(subject.cluster, limits=False) as gpus:
         pipeline = LocalPipeline(fake, layout, ranks, lambda output, _: training_loss(output))
-        for stage in pipeline.stages:
-            stage.train(layout.captured.training)
         del fake
         before = {name: gpus[name].allocated_nbytes for name in names}
         trainable = [p for p in pipeline.parameters() if p.requires_grad]

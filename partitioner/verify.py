@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from partitioner.capture import in_mode
 from partitioner.graph import optimizer_factory, output_tensors, training_loss
 from partitioner.plan import Plan
 from partitioner.virtual import virtual_gpus
@@ -89,10 +90,10 @@ def verify(
     kwargs = dict(kwargs or {})
     training = plan.mode == "train"
     make = make_optimizer or optimizer_factory(plan.optimizer or "sgd")
-    original = copy.deepcopy(model).train(training)
+    original = in_mode(copy.deepcopy(model), training)
     expected = _run(original, args, kwargs, make if training else None, seed)
     with _devices(plan) as (on, peaks):
-        placed = plan.apply(model).train(training)
+        placed = in_mode(plan.apply(model), training)
         found = _run(placed, args, kwargs, make if training else None, seed)
         measured = peaks()
     return VerifyReport(
