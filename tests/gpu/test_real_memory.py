@@ -49,9 +49,7 @@ def test_the_promise_holds_on_a_real_gpu(name: str, optimizer: str | None) -> No
     size = {"batch": BATCH} if case.batched else {}
     args, kwargs = case.args(**size), case.kwargs(**size)
     model = case.build().train(optimizer is not None)
-    found = partitioner.plan(
-        model, ["cuda:0"], args, example_kwargs=kwargs, optimizer=optimizer
-    )
+    found = partitioner.plan(model, ["cuda:0"], args, example_kwargs=kwargs, optimizer=optimizer)
     more = workspace_nbytes()
     report = verify(model, found, args, kwargs)
     assert report.on == "real GPUs"
