@@ -95,7 +95,8 @@ def best_of_all(problem: Problem) -> Best | None:
 def _crosses(placed: Places, source: int, targets: Sequence[int], device: int) -> NDArray[np.bool_]:
     """Whether a flow crosses to a device."""
     reads: NDArray[np.bool_] = (placed[:, list(targets)] == device).any(axis=1)
-    return reads & (placed[:, source] != device)
+    elsewhere: NDArray[np.bool_] = placed[:, source] != device
+    return reads & elsewhere
 
 
 def _in_some_order(problem: Problem, placed: Places) -> NDArray[np.bool_]:
