@@ -23,7 +23,13 @@ from multiprocessing import get_context
 from partitioner.solve import Flow, Hold, Problem, solve
 
 SMOKE: tuple[tuple[int, int], ...] = ((100, 2), (400, 4))
-SIZES: tuple[tuple[int, int], ...] = ((100, 2), (1_000, 8), (10_000, 8), (100_000, 8), (100_000, 64))
+SIZES: tuple[tuple[int, int], ...] = (
+    (100, 2),
+    (1_000, 8),
+    (10_000, 8),
+    (100_000, 8),
+    (100_000, 64),
+)
 ROOM = 1.3
 """Memory of all devices together, over what the model takes at its fullest point."""
 BANDWIDTH = 50e9

@@ -79,8 +79,8 @@ def shared_work_bound(seconds: NDArray[np.float64]) -> float:
     if not size:
         return 0.0
     weights = np.full(devices, 1.0 / devices)
-    best = float(seconds.min(axis=1).sum()) / devices
-    if devices == 1 or best in (0.0, inf) or (seconds == seconds[:, :1]).all():
+    best: float = float(seconds.min(axis=1).sum()) / devices
+    if devices == 1 or best in (0.0, inf) or bool((seconds == seconds[:, :1]).all()):
         return best
     finite = np.where(np.isfinite(seconds), seconds, 1e300)
     for turn in range(WEIGHINGS):
@@ -91,7 +91,7 @@ def shared_work_bound(seconds: NDArray[np.float64]) -> float:
         load = np.bincount(chosen, weights=finite[rows, chosen], minlength=devices)
         weights = weights * np.exp((load / load.max() - 0.5) / (1 + turn))
         weights /= weights.sum()
-    return best * (1 - 1e-12)
+    return float(best * (1 - 1e-12))
 
 
 def single_group_bound(tables: Tables) -> float:
