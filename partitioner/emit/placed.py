@@ -22,6 +22,7 @@ from torch import Tensor, fx, nn
 
 from partitioner.capture.captured import Captured
 from partitioner.capture.clone import clone, named_tensors
+from partitioner.emit.following import following_generate
 from partitioner.emit.forward import Forward, constant_name, original_class, write_forward
 from partitioner.emit.graphs import check_placement, listed
 from partitioner.emit.modes import both_modes, placement_of_state
@@ -259,6 +260,8 @@ def _placed_class(original: type[nn.Module], placing: Placing) -> type[PlacedMod
         "__module__": original.__module__,
         "__qualname__": f"Placed{name}",
     }
+    if isinstance(getattr(base, "main_input_name", None), str) and hasattr(base, "generate"):
+        space["generate"] = following_generate(base)
     return type(name, bases, space)
 
 
