@@ -1,6 +1,17 @@
 """The dry run: the placed module, run for two steps on fake tensors that know their device.
 
 It costs no memory and gives the very peaks of the real run: what a plan promises is this figure.
+
+The operators that run are the CPU's, and so are the tensors that they save. Which kernel CUDA takes
+is known only at run time, so that CUDA's own are not modelled. It differs in these:
+
+- Dropout. The CPU saves a mask of the input's type, CUDA a byte for each element: less.
+- Attention. The CPU's kernel saves its inputs, its result and the log-sum-exp, as CUDA's flash and
+  memory-efficient ones do; those save the random state as well (16 bytes) and may pad. With dropout
+  the CPU takes plain products and keeps every weight, which CUDA's fused kernels do not: less.
+- Workspaces. cuBLAS keeps one for each handle and stream, cuDNN's live during one call. PyTorch
+  counts them among its own; their size follows from version, GPU and algorithm, and none is
+  promised.
 """
 
 from __future__ import annotations

@@ -137,7 +137,9 @@ class _Whole:
             if torch.is_grad_enabled():
                 loss = training_loss(output)
                 del output
-                (loss / self.micro_batches).backward()  # type: ignore[no-untyped-call]
+                if self.micro_batches > 1:
+                    loss = loss / self.micro_batches
+                loss.backward()  # type: ignore[no-untyped-call]
                 del loss
         return returned[0] if self.micro_batches == 1 else joined(returned)
 
@@ -147,7 +149,8 @@ class _Pipeline:
 
     def __init__(self, plan: Plan, model: nn.Module) -> None:
         self.pipeline = plan.pipeline_on(model, lambda output, _: training_loss(output))
-        self.pipeline.train(plan.mode == "train")
+        for stage in self.pipeline.stages:
+            in_mode(stage, plan.mode == "train")
 
     def parameters(self) -> list[tuple[str, nn.Parameter]]:
         return list(self.pipeline.named_parameters())

@@ -63,7 +63,7 @@ def build_plan(
     """
     check_name("objective", objective, OBJECTIVES)
     check_name("mode", mode, MODES)
-    check_placement(graph, cluster, solution.assignment, constraints)
+    check_placement(graph, cluster, solution.assignment, constraints, measured)
     placement = {node: solution.assignment[node] for node in graph.order}
     homes = state_placement(captured, placement)
     document = document_type(
@@ -98,7 +98,7 @@ def build_plan(
         costs={node: _costs(graph, node) for node in graph.order},
         unpriced=graph.unpriced,
     )
-    check(document, graph, cluster)
+    check(document, graph, cluster, measured)
     return document
 
 
