@@ -25,9 +25,8 @@ from torch import nn
 import partitioner
 from cost_models import MeasuredCostModel
 from cost_models.machine import local_device
-from partitioner.graph import training_loss
+from partitioner.graph.loss import trainable_outputs
 from partitioner.spec import Device
-from tests.emit.side_by_side import leaves
 from tests.zoo import ZOO, Case
 
 SMOKE = ("mlp", "hf_gpt2_labels")
@@ -41,13 +40,22 @@ SECONDS = 1.0
 
 
 def step_of(case: Case, model: nn.Module, batch: int) -> Callable[[], None]:
-    """A training step, forward and backward."""
+    """A training step as a plan counts it: a loss that the model does not return is no part of it.
+
+    The backward begins at a scalar that the model returns, else at given gradients of its outputs.
+    """
     size = {"batch": batch} if case.batched else {}
     args, kwargs = copy.deepcopy((case.args(**size), case.kwargs(**size)))
 
+    def roots() -> list[torch.Tensor]:
+        outputs = trainable_outputs(model(*args, **kwargs))
+        return [output for output in outputs if output.dim() == 0][:1] or outputs
+
+    gradients = [torch.ones_like(root) for root in roots()]
+
     def step() -> None:
         model.zero_grad(set_to_none=True)
-        training_loss(leaves(model(*args, **kwargs))).backward()  # type: ignore[no-untyped-call]
+        torch.autograd.backward(roots(), gradients)
 
     return step
 
