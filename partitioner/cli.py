@@ -33,6 +33,7 @@ from partitioner.capture import example_call, example_of
 from partitioner.compare import compare as compare_placements
 from partitioner.compare import state_devices
 from partitioner.compiler import plan as make_plan
+from partitioner.distributed import whole_batch
 from partitioner.errors import (
     InfeasibleError,
     PartitionerError,
@@ -478,7 +479,7 @@ def verify(
     """
     found = Plan.load(plan_file)
     original = _adapted(load_model(model, materialised=True, seed=seed), dtype, checkpoints)
-    call = _call(input_texts, inputs) or example_of(found.inputs)
+    call = _call(input_texts, inputs) or _planned_call(found)
     args, kwargs = with_values(call, original, seed)
     with _progress() as progress:
         progress("running both")
@@ -487,6 +488,12 @@ def verify(
     if not report.passed:
         raise VerificationFailed(text)
     return text
+
+
+def _planned_call(found: Plan) -> Call:
+    """The call of a plan; of a pipeline's, on a whole batch."""
+    call = example_of(found.inputs)
+    return call if found.pipeline is None else whole_batch(*call, found.pipeline.micro_batches)
 
 
 class VerificationFailed(SolverError):

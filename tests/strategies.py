@@ -149,12 +149,20 @@ def hops_between(
 
 
 def brute_force(problem: Problem) -> tuple[list[int], Evaluation] | None:
-    """The best assignment of all, ties settled as the solver should; `None` if none is feasible."""
-    best: tuple[tuple[float, ...], list[int], Evaluation] | None = None
-    for placed in product(range(len(problem.devices)), repeat=len(problem.nodes)):
-        recount = count(problem, placed)
-        if recount.feasible:
-            rank = (recount.objective, recount.moved_nbytes, recount.moves, *placed)
-            if best is None or rank < best[0]:
-                best = (rank, list(placed), recount)
-    return None if best is None else best[1:]
+    """The best assignment of all, ties settled as the solver should; `None` if none is feasible.
+
+    Objectives that differ by rounding alone are a tie.
+    """
+    found = [
+        (count(problem, placed), list(placed))
+        for placed in product(range(len(problem.devices)), repeat=len(problem.nodes))
+    ]
+    found = [(recount, placed) for recount, placed in found if recount.feasible]
+    if not found:
+        return None
+    least = min(recount.objective for recount, _ in found)
+    best, placed = min(
+        (pair for pair in found if pair[0].objective <= least * (1 + 1e-12)),
+        key=lambda pair: (pair[0].moved_nbytes, pair[0].moves, pair[1]),
+    )
+    return placed, best

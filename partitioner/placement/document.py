@@ -128,6 +128,11 @@ class PlanDocument(
             links=self.cluster.declared_links(),
         )
 
+    @property
+    def detours(self) -> dict[tuple[str, str], str]:
+        """By source and destination, the host over which data goes round a broken link."""
+        return self.virtual_cluster().detours
+
 
 class _Header(msgspec.Struct):
     schema: int | None = None

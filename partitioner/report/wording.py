@@ -162,17 +162,22 @@ def busy_seconds(document: PlanDocument) -> dict[str, float]:
         cost = document.costs[node]
         busy[device] += cost.forward_seconds.get(device, 0.0)
         busy[device] += cost.backward_seconds.get(device, 0.0)
-    return busy
+    return {device: passes(document) * seconds for device, seconds in busy.items()}
+
+
+def passes(document: PlanDocument) -> int:
+    """How often a step goes through the model: once, or once for each micro-batch."""
+    return 1 if document.pipeline is None else document.pipeline.micro_batches
 
 
 def moved_nbytes(document: PlanDocument) -> int:
     """Bytes that cross between devices in one step."""
-    return sum(transfer.nbytes for transfer in document.transfers)
+    return passes(document) * sum(transfer.nbytes for transfer in document.transfers)
 
 
 def moved(document: PlanDocument) -> str:
     """The transfers of one step in a few words."""
-    count = len(document.transfers)
+    count = passes(document) * len(document.transfers)
     if not count:
         return "nothing moves between devices"
     return (

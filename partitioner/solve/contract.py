@@ -139,8 +139,8 @@ def _pairs(
 
 
 def _united(problem: Problem, flows: Sequence[Flow]) -> tuple[Flow, ...]:
-    """Flows with the same ends as one, unless each pays the link's latency for itself."""
-    if any(any(row) for row in problem.latency_seconds):
+    """Flows with the same ends as one, unless each travels or pays the latency for itself."""
+    if problem.objective == "latency" or any(any(row) for row in problem.latency_seconds):
         return tuple(flows)
     united: dict[tuple[int, tuple[int, ...]], Flow] = {}
     for flow in flows:

@@ -53,8 +53,10 @@ FIRST_WIDTH = 200
 """Labels at a time, at first."""
 LABELLED_ENTRIES = 8_000
 """Without a time limit, a larger programme is not tried once labels have been."""
-LABEL_UNITS = 8e6
+LABEL_UNITS = 5e6
 """Effort of all labels; under a time limit there is more of it after the integer programme."""
+KICK_UNITS = 1e6
+"""Effort of kicks from what labels found."""
 MOST_LABELS = 20_000
 """Labels at a time, at most."""
 SMALL = 2_500
@@ -133,14 +135,15 @@ class _Search:
             raise explain(self.original, self.deadline, self.seed)
         self._heuristics()
         most = MOST_ENTRIES
-        ordered = schedule is not None and applies(schedule.relaxed)
-        if schedule is not None and ordered and not self.proven():
-            self._in_order(schedule, LABEL_UNITS)
-            most = MOST_ENTRIES if self.best is None or self.deadline else LABELLED_ENTRIES
+        labelled = schedule if schedule is not None and applies(schedule.relaxed) else None
+        if labelled is not None and not self.proven():
+            self._in_order(labelled, LABEL_UNITS)
+            counted = self.best is not None and not self.problem.roads
+            most = LABELLED_ENTRIES if counted and not self.deadline else MOST_ENTRIES
         if not self.proven():
             self._programme(most)
-        if schedule is not None and ordered and self.deadline is not None and not self.proven():
-            self._in_order(schedule, inf)
+        if labelled is not None and self.deadline is not None and not self.proven():
+            self._in_order(labelled, inf)
         if not self.proven():
             self._until_the_deadline()
         if self.best is not None:
@@ -232,10 +235,18 @@ class _Search:
             self.say(f"{schedule.width} labels: plan of {self.value:.6g}, bound {self.bound:.6g}")
             if found.complete and not self.proven():
                 self._with_followers(schedule, effort)
+            self._around_the_best()
             wider = effort.units / max(1.0, left - effort.units)
             if found.complete or self.proven() or self.best is None or wider < 1.5:
                 return
             schedule.width = round(schedule.width * min(4.0, wider))
+
+    def _around_the_best(self) -> None:
+        """Kicks from the best plan so far."""
+        if self.best is not None and not self.proven():
+            effort = Effort(KICK_UNITS, self.deadline)
+            found, _ = kicked(self.tables, self.best, effort, self.seed, self._good_enough)
+            self.offer(found)
 
     def _with_followers(self, schedule: _Schedule, effort: Effort) -> None:
         """Where the relaxed optimum does not fit: followers hold what they do."""

@@ -23,6 +23,7 @@ from partitioner.solve import (
 )
 from partitioner.solve.programme import Aim, Limits, Programme
 from partitioner.solve.state import Tables
+from partitioner.solve.waists import Walk
 
 
 def diamond(objective: str = "latency", *, capacity: int | None = 5) -> Problem:
@@ -127,6 +128,8 @@ def test_a_time_limit_that_is_not_reached_changes_nothing() -> None:
 def _hopeless_search(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("partitioner.solve.search.splits", lambda tables: iter(()))
     monkeypatch.setattr("partitioner.solve.search.descend", lambda *given: (0,))
+    monkeypatch.setattr("partitioner.solve.search.cheapest_walk", lambda tables: Walk(0.0, None))
+    monkeypatch.setattr("partitioner.solve.search.applies", lambda tables: False)
     monkeypatch.setattr("partitioner.solve.search.MOST_ENTRIES", 0)
 
 

@@ -1,0 +1,175 @@
+"""What can be placed: `python -m benchmarks.models [-o docs/models.md] [--smoke] [--models A,B]`.
+
+Every architecture of `tests.architectures` and every model of `tests.zoo`, small and with random
+weights, is planned in training mode for 2 and for 4 devices with the objective `memory`, which
+splits whatever can be split. The placed module then runs on virtual GPUs beside the original, in
+train and in eval mode: outputs and their type, gradients, buffers and `state_dict` keys must be
+equal. At another batch size it must do the same, or refuse the call.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from partitioner import PlacedModule, PlanError, partition
+from partitioner.virtual import virtual_gpus
+from tests.architectures import ARCHITECTURES
+from tests.emit.side_by_side import Outcome, assert_same, step
+from tests.zoo import ZOO, Case
+
+SMOKE = ("seqnet", "mlp")
+COUNTS = (2, 4)
+MEMORY = "16GiB"
+OTHER_BATCH = 3
+
+
+@dataclass(frozen=True)
+class Finding:
+    """How one plan of one model fared.
+
+    Attributes:
+        used: how many devices hold a part of it.
+        runs: by kind of run, `"equal"` or what went wrong.
+        seconds: for recording, planning and placing.
+    """
+
+    used: int
+    runs: Mapping[str, str]
+    seconds: float
+
+    @property
+    def right(self) -> bool:
+        """Nothing differs, and only another batch size may be refused."""
+        return bool(self.runs) and all(
+            found == "equal" or (run == "other batch" and found == "refused")
+            for run, found in self.runs.items()
+        )
+
+    @property
+    def trouble(self) -> str:
+        """What is not equal, for the table."""
+        return "; ".join(f"{run}: {text}" for run, text in self.runs.items() if text != "equal")
+
+
+def examine(case: Case) -> dict[int, Finding]:
+    """Plan, place and compare, for each number of devices."""
+    runs = {"train": (case, True), "eval": (case, False)}
+    if case.batched:
+        args, kwargs = case.args(OTHER_BATCH), case.kwargs(OTHER_BATCH)
+        other = replace(case, args=lambda: args, kwargs=lambda: kwargs)
+        runs["other batch"] = (other, True)
+    original = case.build()
+    expected = {
+        run: step(original, called, training=training) for run, (called, training) in runs.items()
+    }
+    found: dict[int, Finding] = {}
+    for count in COUNTS:
+        started = time.perf_counter()
+        with virtual_gpus(count):
+            try:
+                placed = partition(
+                    case.build(), f"{count}x{MEMORY}", case.args(), example_kwargs=case.kwargs(),
+                    mode="train", objective="memory",
+                )  # fmt: skip
+            except Exception as error:
+                found[count] = Finding(0, {"plan": _short(error)}, time.perf_counter() - started)
+                continue
+            seconds = time.perf_counter() - started
+            used = len({*placed.plan.placement.values()})
+            compared = {
+                run: _compared(expected[run], placed, called, training)
+                for run, (called, training) in runs.items()
+            }
+        found[count] = Finding(used, compared, seconds)
+    return found
+
+
+def _compared(expected: Outcome, placed: PlacedModule, case: Case, training: bool) -> str:
+    try:
+        assert_same(expected, step(placed, case, training=training))
+    except PlanError as error:
+        return (
+            "refused" if "differs from the one that was recorded" in str(error) else _short(error)
+        )
+    except Exception as error:
+        return _short(error)
+    return "equal"
+
+
+def _short(error: Exception) -> str:
+    lines = f"{type(error).__name__}: {error}".splitlines() or [""]
+    return lines[0].replace("|", "/")[:160]
+
+
+def table(cases: Iterable[Case]) -> Iterator[str]:
+    """The lines of the table, then a summary."""
+    yield "| model | kind | devices used of 2, of 4 | outputs, gradients, state | other batch | s |"
+    yield "| --- | --- | --- | --- | --- | ---: |"
+    right = total = 0
+    for case in cases:
+        findings = examine(case)
+        right += all(finding.right for finding in findings.values())
+        total += 1
+        yield f"| {case.name} | {_kind(case)} | {_row(findings)} |"
+    yield ""
+    yield f"Right: {right} of {total}."
+
+
+def _row(findings: Mapping[int, Finding]) -> str:
+    runs = [finding.runs for finding in findings.values()]
+    troubles = {f.trouble for f in findings.values() if not f.right}
+    others = {run.get("other batch", "takes one only") for run in runs}
+    same = "equal" if not troubles else " / ".join(sorted(troubles))
+    return " | ".join(
+        (
+            ", ".join(str(finding.used) for finding in findings.values()),
+            same,
+            " / ".join(sorted(other if other in SHORT else "differs" for other in others)),
+            f"{sum(finding.seconds for finding in findings.values()):.1f}",
+        )
+    )
+
+
+SHORT = ("equal", "refused", "takes one only")
+
+
+def _kind(case: Case) -> str:
+    return ", ".join(sorted(case.tags - {"hf"})) or "plain"
+
+
+def main() -> None:
+    """Print the table, or write the page."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--smoke", action="store_true", help="a few models only")
+    parser.add_argument("--models", help="names, with commas between")
+    parser.add_argument("-o", "--output", type=Path, help="write a page to this file")
+    options = parser.parse_args()
+    every = {**ARCHITECTURES, **ZOO}
+    names = options.models.split(",") if options.models else SMOKE if options.smoke else every
+    lines = []
+    for line in table(every[name] for name in names):
+        print(line, flush=True)
+        lines.append(line)
+    if options.output is not None:
+        options.output.write_text("\n".join([*HEAD, *lines]) + "\n")
+
+
+HEAD = (
+    "# Models that can be placed",
+    "",
+    "Made by `python -m benchmarks.models -o docs/models.md`; small models with random weights.",
+    "Each is planned in training mode for 2 and for 4 devices with the objective `memory`, which",
+    "splits what can be split, and runs on virtual GPUs beside the original. *Equal*: outputs and",
+    "their type, gradients, buffers after the step and `state_dict` keys, in train mode and, after",
+    "the switch, in eval mode. *Other batch*: the same plan at another batch size, equal too or",
+    "refused with an error. Seconds are for recording, planning and placing, both plans together.",
+    "",
+)
+
+
+if __name__ == "__main__":
+    main()
