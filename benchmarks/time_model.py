@@ -5,9 +5,6 @@ a plan for the one device predicts a training step, forward and backward, and th
 timed in the same run, half of it before the measuring and half after. A cell is
 `predicted / measured`. Times are CPU seconds of one thread, which the work of others on the machine
 hardly touches.
-
-Then the roofline that is fitted to the measurements prices every node as if none of its operators
-had been measured; it is judged by its rank correlation (Spearman) with the measured prices.
 """
 
 from __future__ import annotations
@@ -103,7 +100,7 @@ def compared(
 
 
 def main() -> None:
-    """Print both tables."""
+    """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--smoke", action="store_true", help="two models, briefly")
     parser.add_argument("--models", help="names, with commas between")
