@@ -41,13 +41,18 @@ WARM_UP_RUNS = 3
 TIMED_SECONDS = 0.02
 FEWEST_RUNS = 5
 MOST_RUNS = 100
-"""A call is run at least and at most so often, and otherwise for so long."""
+"""A call is timed at least and at most so often, and otherwise for so long."""
 
-CACHED_NBYTES, COLD_NBYTES, MOST_COPIES = 4 << 20, 64 << 20, 8
-"""Operands of more bytes than the first come from memory in a step, not from a cache: calls take
-turns on copies, which take as many bytes as the second together."""
-KEPT_NBYTES = 256 << 20
-"""Results are let go when they take more than this."""
+CACHED_NBYTES, COLD_NBYTES, MOST_COPIES = 128 << 10, 32 << 20, 32
+"""Operands of more bytes than the first have left a core's own cache when a step comes to them:
+calls take turns on copies, which take as many bytes as the second together."""
+KEPT_NBYTES = 32 << 20
+"""Results of a round of runs take at most so much, so that an allocator keeps it for the next."""
+LARGE_NBYTES = 31 << 20
+"""Once a tensor of this size was freed, glibc takes all smaller ones from memory that it keeps; at
+32 MiB it no longer does."""
+CLOCK_SECONDS = 1e-6
+"""No run is taken to be shorter."""
 
 TINY = 20_000
 """A call of fewer FLOPs and bytes than this tells the launch overhead."""
@@ -298,36 +303,36 @@ def _samples(
 ) -> list[float]:
     """Seconds of repeated runs, each waited for.
 
-    Results are kept for a while and then let go together, as a step keeps what its backward needs:
-    on a CPU, memory that the process has just given back is much faster to take than other memory.
+    Results are kept for a round and then let go together, as a step keeps what its backward needs:
+    memory that was given back a moment ago is still in the cache. A round before the timed ones
+    takes the memory from the system, which is slow, and which a process that trains has behind it.
     """
     wait = _waiter(device)
+    if device.type == "cpu":
+        torch.empty(LARGE_NBYTES, dtype=torch.uint8)
     for _ in range(WARM_UP_RUNS):
-        run()
-    wait()
+        start = clock()
+        result = run()
+        wait()
+        once = clock() - start
+    runs = min(max(int(TIMED_SECONDS / max(once, CLOCK_SECONDS)), FEWEST_RUNS), MOST_RUNS)
+    nbytes = sum(tensor.nbytes for tensor in tensors_in(result))
+    round_runs = min(max(KEPT_NBYTES // max(nbytes, 1), 1), runs)
     samples: list[float] = []
-    begun = clock()
-    while len(samples) < MOST_RUNS:
+    for round_number in range(1 + math.ceil(runs / round_runs)):
         kept: list[object] = []
         fresh: list[float] = []
-        nbytes = 0
-        while nbytes <= KEPT_NBYTES and len(samples) + len(fresh) < MOST_RUNS:
+        for _ in range(round_runs):
             start = clock()
             result = run()
             wait()
-            end = clock()
-            fresh.append(end - start)
+            fresh.append(clock() - start)
             kept.append(result)
-            nbytes += sum(tensor.nbytes for tensor in tensors_in(result))
-            if end - begun > TIMED_SECONDS and len(samples) + len(fresh) >= FEWEST_RUNS:
-                break
         start = clock()
         kept.clear()
-        del result
-        freeing = (clock() - start) / len(fresh)
-        samples += [seconds + freeing for seconds in fresh]
-        if clock() - begun > TIMED_SECONDS and len(samples) >= FEWEST_RUNS:
-            break
+        freeing = (clock() - start) / round_runs
+        if round_number:
+            samples += [seconds + freeing for seconds in fresh]
     return samples
 
 
@@ -336,10 +341,11 @@ def _overhead_seconds(device: str | torch.device, clock: Callable[[], float]) ->
     layers = [layer for _ in range(16) for layer in (nn.Linear(16, 16), nn.Tanh())]
     chain = nn.Sequential(*layers).to(device)
     inputs = torch.zeros(4, 16, device=device)
+    gradient = torch.ones_like(inputs)
 
     def step() -> None:
         chain.zero_grad()
-        chain(inputs).sum().backward()
+        torch.autograd.backward(chain(inputs), gradient)
 
     whole = statistics.median(_samples(step, torch.device(device), clock))
     observation = observe(chain, (inputs,), backward=True)
