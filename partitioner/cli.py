@@ -33,7 +33,7 @@ from partitioner.capture import example_call, example_of
 from partitioner.compare import compare as compare_placements
 from partitioner.compare import state_devices
 from partitioner.compiler import plan as make_plan
-from partitioner.distributed import whole_batch
+from partitioner.distributed import training_script, whole_batch
 from partitioner.errors import (
     InfeasibleError,
     PartitionerError,
@@ -447,10 +447,38 @@ def draw(plan_file: str, output: str) -> None:
 
 @cli.command()
 @click.argument("plan_file", metavar="PLAN")
+@click.option(
+    "--target",
+    type=click.Choice(("module", "pipeline")),
+    default="module",
+    show_default=True,
+    help="The placed model, or a training loop for torchrun.",
+)
+@click.option("--model", metavar="MODULE:NAME", help="For 'pipeline': gives the model.")
+@click.option(
+    "--replicas",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="For 'pipeline': copies that train together.",
+)
 @_output()
-def emit(plan_file: str, output: str | None) -> str | None:
+def emit(
+    plan_file: str, target: str, model: str | None, replicas: int, output: str | None
+) -> str | None:
     """Write a saved plan as readable Python."""
-    source = Plan.load(plan_file).source()
+    found = Plan.load(plan_file)
+    if target == "pipeline":
+        if found.pipeline is None or found.mode != "train" or model is None:
+            raise SpecError(
+                "--target pipeline needs a plan that trains several micro-batches (see 'plan "
+                "--micro-batches') and --model MODULE:NAME"
+            )
+        source = training_script(
+            found.pipeline, found.inputs, Path(plan_file).resolve(), model, replicas
+        )
+    else:
+        source = found.source()
     if output is None:
         return source
     write_whole(output, source.encode())

@@ -8,6 +8,7 @@
 Both are stepped alike: `pipeline.step(*batch, target=labels, losses=[])`.
 """
 
+from partitioner.distributed.faults import reporting_faults
 from partitioner.distributed.layout import (
     PipelineLayout,
     first_micro_batch,
@@ -16,6 +17,7 @@ from partitioner.distributed.layout import (
 )
 from partitioner.distributed.local import LocalPipeline
 from partitioner.distributed.ranks import RankPipeline
+from partitioner.distributed.script import training_script
 from partitioner.distributed.share import joined
 
 __all__ = [
@@ -25,5 +27,7 @@ __all__ = [
     "first_micro_batch",
     "joined",
     "micro_calls",
+    "reporting_faults",
+    "training_script",
     "whole_batch",
 ]
