@@ -45,7 +45,14 @@ from partitioner.capture.sizes import SYMBOLIC, first_of
 from partitioner.capture.stand_in import RealRun
 from partitioner.capture.structure import Structure, dissect
 from partitioner.capture.symbols import Symbols
-from partitioner.capture.truths import STAND_INS, Answers, drawn, is_alike, known_truth
+from partitioner.capture.truths import (
+    STAND_INS,
+    Answers,
+    drawn,
+    is_alike,
+    known_truth,
+    undrawn,
+)
 from partitioner.capture.twins import Twins, tensors_in, version_of
 
 _BASE = (type(None), bool, int, float, complex, str, type(Ellipsis))
@@ -414,7 +421,7 @@ class Recorder(TorchFunctionMode):
 
         self._on = False
         try:
-            with torch._C.DisableTorchFunction():
+            with undrawn(), torch._C.DisableTorchFunction():
                 return self._leaf(module, path, call, args, kwargs, checkpointed)
         except BaseException:
             self._failed(path)

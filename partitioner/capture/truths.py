@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import operator
 import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy
@@ -84,6 +86,17 @@ def drawn() -> Any:
     """The state of Python's and NumPy's random numbers: another one after each draw."""
     kind, keys, *rest = numpy.random.get_state(legacy=True)
     return random.getstate(), kind, bytes(keys), rest
+
+
+@contextmanager
+def undrawn() -> Iterator[None]:
+    """Put Python's and NumPy's random numbers back as they were."""
+    python, numeric = random.getstate(), numpy.random.get_state()
+    try:
+        yield
+    finally:
+        random.setstate(python)
+        numpy.random.set_state(numeric)
 
 
 def known_truth(node: fx.Node | None) -> bool | None:
