@@ -38,7 +38,7 @@ class Finding:
     Attributes:
         used: how many devices hold a part of it.
         runs: by kind of run, `"equal"` or what went wrong.
-        seconds: for recording, planning and placing.
+        seconds: of the processor, for recording, planning and placing.
     """
 
     used: int
@@ -72,7 +72,7 @@ def examine(case: Case) -> dict[int, Finding]:
     }
     found: dict[int, Finding] = {}
     for count in COUNTS:
-        started = time.perf_counter()
+        started = time.process_time()
         with virtual_gpus(count):
             try:
                 placed = partition(
@@ -80,9 +80,9 @@ def examine(case: Case) -> dict[int, Finding]:
                     mode="train", objective="memory",
                 )  # fmt: skip
             except Exception as error:
-                found[count] = Finding(0, {"plan": _short(error)}, time.perf_counter() - started)
+                found[count] = Finding(0, {"plan": _short(error)}, time.process_time() - started)
                 continue
-            seconds = time.perf_counter() - started
+            seconds = time.process_time() - started
             used = len({*placed.plan.placement.values()})
             compared = {
                 run: _compared(expected[run], placed, called, training)
@@ -191,8 +191,8 @@ def _head() -> tuple[str, ...]:
         "which splits what can be split, and runs on virtual GPUs beside the original. *Equal*:",
         "outputs and their type, gradients, buffers after the step and `state_dict` keys, in train",
         "mode and, after the switch, in eval mode. *Other batch*: the same plan at another batch",
-        "size, equal too or refused with an error. Seconds are for recording, planning and",
-        "placing, both plans together.",
+        "size, equal too or refused with an error. Seconds are the processor's, for recording,",
+        "planning and placing, both plans together.",
         "",
     )
 

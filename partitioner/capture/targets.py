@@ -41,6 +41,9 @@ _SPACES: tuple[tuple[str, Any], ...] = (
     ("torch._C._VariableFunctions", torch._C._VariableFunctions),
 )
 
+# Functions of `torch` that are not public, but that public ones call.
+_UNDERSCORED = _words("_assert_async _grouped_mm")
+
 # Known to PyTorch as functions of tensors, but they reach outside of them or call other functions.
 _DENIED = _words(
     "apply_ backward from_file load map2_ map_ module_load record_stream register_hook "
@@ -95,7 +98,8 @@ def _functions() -> Mapping[str, Callable[..., Any]]:
             found[f"{space.__name__}.{name}"] = getattr(space, name)
     known = {id(function) for group in get_overridable_functions().values() for function in group}
     native = dir(torch._C._VariableFunctions)
-    known |= {id(getattr(torch, name, None)) for name in native if not name.startswith("_")}
+    public = [name for name in native if not name.startswith("_")]
+    known |= {id(getattr(torch, name, None)) for name in (*public, *_UNDERSCORED)}
     for prefix, space in _SPACES:
         for name in sorted(dir(space)):
             value = getattr(space, name, None)
