@@ -7,8 +7,10 @@ import random
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from partitioner import partition
 from partitioner.capture import Captured, capture
 from partitioner.emit import place
 from partitioner.virtual import virtual_gpus
@@ -62,6 +64,22 @@ class ChecksItsData(nn.Module):
         return self.after(self.layer(x))
 
 
+class Grouped(nn.Module):
+    """Experts as one grouped matrix product."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 4)
+        self.experts = nn.Parameter(torch.randn(2, 4, 4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        ends = torch.tensor([1, 4], dtype=torch.int32, device=x.device)
+        return F.grouped_mm(self.layer(x), self.experts, offs=ends)
+
+
+HABITS = (LayerDrop, GivesState, ChecksItsData, Grouped)
+
+
 def recorded(model: nn.Module) -> Captured:
     return capture(model, (torch.zeros(4, 4),), training=True)
 
@@ -76,7 +94,7 @@ def run(model: nn.Module, x: Tensor, seed: int) -> list[Tensor]:
     return [y.detach(), *gradients]
 
 
-@pytest.mark.parametrize("habit", [LayerDrop, GivesState, ChecksItsData])
+@pytest.mark.parametrize("habit", HABITS)
 def test_a_split_computes_what_the_original_does(habit: type[nn.Module]) -> None:
     torch.manual_seed(0)
     original = habit()
@@ -92,6 +110,22 @@ def test_a_split_computes_what_the_original_does(habit: type[nn.Module]) -> None
                 assert len(found) == len(expected)
                 for mine, other in zip(found, expected, strict=True):
                     assert torch.equal(mine.cpu(), other)
+
+
+@pytest.mark.parametrize("habit", HABITS)
+def test_a_plan_holds_it(habit: type[nn.Module]) -> None:
+    torch.manual_seed(0)
+    original = habit()
+    x = torch.randn(4, 4)
+    expected = run(original, x, seed=1)
+    with virtual_gpus(2):
+        placed = partition(
+            copy.deepcopy(original), "2x1GiB", (x,), mode="train", objective="memory"
+        )
+        found = run(placed, x, seed=1)
+    assert len(set(placed.plan.placement.values())) == 2
+    for mine, other in zip(found, expected, strict=True):
+        assert torch.equal(mine.cpu(), other)
 
 
 def test_layers_are_dropped_in_some_runs_only() -> None:
