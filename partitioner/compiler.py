@@ -55,11 +55,11 @@ def plan(
     cost_model: CostModel | None = None,
     memory: Memory = None,
     micro_batches: int = 1,
-    schedule: str = "1f1b",
-    stages_per_rank: int = 1,
     time_limit: float | None = None,
     seed: int = 0,
     progress: Progress | None = None,
+    schedule: str = "1f1b",
+    stages_per_rank: int = 1,
 ) -> Plan:
     """Find the best placement of `model` on `devices`, from shapes alone.
 
@@ -78,11 +78,11 @@ def plan(
         memory: limit of every device, or by device name, where the devices do not tell.
         micro_batches: into how many the batch is divided that the example inputs are; more than 1
             plans a pipeline, with objective `"throughput"`.
-        schedule: of the pipeline: `"1f1b"`, `"gpipe"`, `"interleaved"` or `"zero-bubble"`.
-        stages_per_rank: of the pipeline; more than 1 for `"interleaved"` and `"zero-bubble"`.
         time_limit: seconds for the solver; `None` lets it work until a fixed amount of effort.
         seed: of the solver's randomised parts.
         progress: called with a line of text at each step.
+        schedule: of the pipeline: `"1f1b"`, `"gpipe"`, `"interleaved"` or `"zero-bubble"`.
+        stages_per_rank: of the pipeline; more than 1 for `"interleaved"` and `"zero-bubble"`.
 
     Raises:
         CaptureError: the model cannot be recorded, or the inputs do not fit it.
@@ -125,11 +125,11 @@ def partition(
     cost_model: CostModel | None = None,
     memory: Memory = None,
     micro_batches: int = 1,
-    schedule: str = "1f1b",
-    stages_per_rank: int = 1,
     time_limit: float | None = None,
     seed: int = 0,
     progress: Progress | None = None,
+    schedule: str = "1f1b",
+    stages_per_rank: int = 1,
 ) -> PlacedModule:
     """`plan` the model and place it: same signature, `state_dict`, outputs and gradients.
 

@@ -14,7 +14,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils import _pytree as pytree
 
-from partitioner.capture import DATA_DEPENDENT, Captured, fake_clone, quiet
+from partitioner.capture import DATA_DEPENDENT, Captured, fake_clone, in_mode, quiet
 from partitioner.emit import place
 from partitioner.graph import training_loss
 from partitioner.spec import Cluster
@@ -69,13 +69,12 @@ def _rehearsed(
     cluster: Cluster,
     make_optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer] | None,
 ) -> dict[str, MeasuredMemory]:
-    fake = fake_clone(model, mode)
+    fake = in_mode(fake_clone(model, mode), captured.training)
     args, kwargs = pytree.tree_map_only(
         torch.Tensor, lambda tensor: torch.empty_like(tensor, device="cpu"), captured.example
     )
     with virtual_gpus(cluster, limits=False) as gpus:
         placed = place(fake, captured, placement, detours=cluster.detours)
-        placed.train(captured.training)
         del fake
         if captured.training:
             return _training(placed, args, kwargs, gpus, cluster, make_optimizer)

@@ -3,6 +3,9 @@
 The rehearsal runs the very stages under the schedule, on fake tensors that know their device. A
 process of `torch.distributed.pipelining` holds more: buffers for all micro-batches' wires, of
 which one process needs those in flight. They are added to the promise.
+
+The tables say more of a stage than it takes. Where by them nothing fits, the rehearsal of the
+division that lacks least has the last word.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ from itertools import pairwise
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from partitioner.capture import DATA_DEPENDENT, fake_clone, quiet
+from partitioner.capture import DATA_DEPENDENT, fake_clone, in_mode, quiet
 from partitioner.distributed import LocalPipeline, PipelineLayout
 from partitioner.dry_run import MeasuredMemory
 from partitioner.errors import InfeasibleError, SpecError
@@ -23,7 +26,7 @@ from partitioner.placement import PipelineRecord, build_pipeline_plan, targets
 from partitioner.plan import Plan
 from partitioner.priced import Priced
 from partitioner.schedule import in_flight
-from partitioner.solve import Shortfall, formulate_stages, solve_stages
+from partitioner.solve import Shortfall, formulate_stages, lower_bound, solve_stages
 from partitioner.spec import Demands, format_nbytes, resolve
 from partitioner.virtual import rounded, virtual_gpus
 
@@ -66,11 +69,17 @@ def pipeline_plan(subject: Priced) -> Plan:
         stages_per_rank=options.stages_per_rank,
     )
     limits = problem.capacity_nbytes
+    bound = lower_bound(problem)
+    excess: Sequence[int] = ()
     for _ in range(REHEARSALS):
         options.say("dividing the model into stages")
         solution = solve_stages(problem)
-        if isinstance(solution, Shortfall):
-            raise _infeasible(cluster.names, solution.nbytes)
+        if not solution.cuts:
+            raise InfeasibleError(
+                "no pipeline keeps all constraints: values pass from each stage to the next one "
+                "only, which pinned or separated parts may not allow",
+                shortfall={"total": 0},
+            )
         stages = {
             node: stage
             for stage, (first, last) in enumerate(pairwise(solution.cuts))
@@ -85,26 +94,27 @@ def pipeline_plan(subject: Priced) -> Plan:
             options.stages_per_rank,
         )  # fmt: skip
         measured = rehearse_pipeline(subject, layout, ranks)
+        if isinstance(solution, Shortfall) and measured is None:
+            raise _infeasible(cluster.names, solution.nbytes)
         excess = [
             max(0, measured[name].peak - limit) if measured and limit is not None else 0
             for name, limit in zip(cluster.names, limits, strict=True)
         ]
         if not any(excess):
-            record = PipelineRecord(
-                options.schedule, options.micro_batches, ranks, stages, solution.timetable.bubble
-            )
             return build_pipeline_plan(
                 subject.captured,
                 graph,
                 cluster,
-                record,
-                bound=solution.bound,
+                PipelineRecord(options.schedule, options.micro_batches, ranks, stages, 0.0),
+                bound=bound,
                 mode=options.mode,
                 optimizer=options.optimizer_name,
                 constraints=options.constraints,
                 measured=measured,
                 document_type=Plan,
             )
+        if isinstance(solution, Shortfall):
+            break
         problem = replace(
             problem,
             capacity_nbytes=tuple(
@@ -129,7 +139,7 @@ def rehearse_pipeline(
 def _rehearsed(
     subject: Priced, layout: PipelineLayout, ranks: Sequence[str], mode: FakeTensorMode
 ) -> dict[str, MeasuredMemory]:
-    fake = fake_clone(subject.model, mode).train(layout.captured.training)
+    fake = in_mode(fake_clone(subject.model, mode), layout.captured.training)
     names = subject.cluster.names
     example = layout.inputs(*layout.captured.example)
     batch = {
@@ -143,8 +153,6 @@ def _rehearsed(
     }
     with virtual_gpus(subject.cluster, limits=False) as gpus:
         pipeline = LocalPipeline(fake, layout, ranks, lambda output, _: training_loss(output))
-        for stage in pipeline.stages:
-            stage.train(layout.captured.training)
         del fake
         before = {name: gpus[name].allocated_nbytes for name in names}
         trainable = [p for p in pipeline.parameters() if p.requires_grad]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -10,7 +11,10 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
+from partitioner.capture import in_mode
+from partitioner.distributed import joined, micro_calls
 from partitioner.graph import optimizer_factory, output_tensors, training_loss
 from partitioner.plan import Plan
 from partitioner.virtual import virtual_gpus
@@ -72,12 +76,13 @@ def verify(
 ) -> VerifyReport:
     """Run `model` and its placement by `plan` with equal weights, inputs and random numbers.
 
-    On the GPUs of the plan where this machine has them, else on virtual ones.
+    On the GPUs of the plan where this machine has them, else on virtual ones. Next to a pipeline
+    the whole model runs on one micro-batch after the other; both run without dropout then.
 
     Args:
         model: with real parameters; not modified.
         plan: made for this model.
-        args: of the call, real tensors on the CPU.
+        args: of the call, real tensors on the CPU; of a pipeline, a whole batch.
         kwargs: likewise.
         make_optimizer: in training, two steps of it are compared; `None` is the plan's optimizer
             where the plan knows it by name, else SGD.
@@ -89,10 +94,19 @@ def verify(
     kwargs = dict(kwargs or {})
     training = plan.mode == "train"
     make = make_optimizer or optimizer_factory(plan.optimizer or "sgd")
-    original = copy.deepcopy(model).train(training)
-    expected = _run(original, args, kwargs, make if training else None, seed)
-    with _devices(plan) as (on, peaks):
-        placed = plan.apply(model).train(training)
+    micro_batches = 1 if plan.pipeline is None else plan.pipeline.micro_batches
+    original = in_mode(copy.deepcopy(model), training)
+    with contextlib.ExitStack() as stack:
+        if plan.pipeline is not None:
+            stack.enter_context(_WithoutDropout())
+        whole = _Whole(original, micro_batches)
+        expected = _run(whole, args, kwargs, make if training else None, seed)
+        on, peaks = stack.enter_context(_devices(plan))
+        placed: _Whole | _Pipeline
+        if plan.pipeline is None:
+            placed = _Whole(in_mode(plan.apply(model), training), micro_batches)
+        else:
+            placed = _Pipeline(plan, model)
         found = _run(placed, args, kwargs, make if training else None, seed)
         measured = peaks()
     return VerifyReport(
@@ -103,8 +117,69 @@ def verify(
     )
 
 
+class _Whole:
+    """A module that is stepped micro-batch by micro-batch."""
+
+    def __init__(self, module: nn.Module, micro_batches: int) -> None:
+        self.module = module
+        self.micro_batches = micro_batches
+
+    def parameters(self) -> list[tuple[str, nn.Parameter]]:
+        return list(self.module.named_parameters())
+
+    def step(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[torch.Tensor]:
+        """Forward and, with gradients enabled, backward; the outputs on the host."""
+        self.module.zero_grad(set_to_none=True)
+        returned = []
+        for micro_args, micro_kwargs in micro_calls(args, kwargs, self.micro_batches):
+            output = self.module(*micro_args, **micro_kwargs)
+            returned.append([_on_host(leaf) for leaf in output_tensors(output)])
+            if torch.is_grad_enabled():
+                loss = training_loss(output)
+                del output
+                (loss / self.micro_batches).backward()  # type: ignore[no-untyped-call]
+                del loss
+        return returned[0] if self.micro_batches == 1 else joined(returned)
+
+
+class _Pipeline:
+    """A pipeline on the plan's devices."""
+
+    def __init__(self, plan: Plan, model: nn.Module) -> None:
+        self.pipeline = plan.pipeline_on(model, lambda output, _: training_loss(output))
+        self.pipeline.train(plan.mode == "train")
+
+    def parameters(self) -> list[tuple[str, nn.Parameter]]:
+        return list(self.pipeline.named_parameters())
+
+    def step(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[torch.Tensor]:
+        self.pipeline.zero_grad()
+        return [_on_host(leaf) for leaf in output_tensors(self.pipeline.step(*args, **kwargs))]
+
+
+class _WithoutDropout(TorchFunctionMode):
+    """Nothing is dropped: stages would draw in another order than the whole model."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        kwargs = dict(kwargs or {})
+        name = getattr(func, "__name__", "")
+        if "dropout" in name:
+            return args[0] if args else kwargs["input"]
+        if name == "scaled_dot_product_attention":
+            args = args[:4] + (0.0,) * (len(args) > 4) + args[5:]
+            if "dropout_p" in kwargs:
+                kwargs["dropout_p"] = 0.0
+        return func(*args, **kwargs)
+
+
 def _run(
-    module: nn.Module,
+    subject: _Whole | _Pipeline,
     args: tuple[Any, ...],
     kwargs: Mapping[str, Any],
     make_optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer] | None,
@@ -115,33 +190,27 @@ def _run(
     args, kwargs = copy.deepcopy((args, dict(kwargs)))
     if make_optimizer is None:
         with torch.no_grad():
-            return {"outputs": _named_leaves(module(*args, **kwargs))}
-    trainable = {name: p for name, p in module.named_parameters() if p.requires_grad}
-    optimizer = make_optimizer(list(trainable.values())) if trainable else None
+            return {"outputs": _named(subject.step(args, kwargs))}
+    trainable = [(name, p) for name, p in subject.parameters() if p.requires_grad]
+    optimizer = make_optimizer([p for _, p in trainable]) if trainable else None
     results: dict[str, dict[str, torch.Tensor]] = {}
     for _ in range(2):
-        module.zero_grad(set_to_none=True)
-        output = module(*args, **kwargs)
+        outputs = subject.step(args, kwargs)
         if not results:
-            results["outputs"] = _named_leaves(output)
-        loss = training_loss(output)
-        del output
-        loss.backward()  # type: ignore[no-untyped-call]
-        del loss
-        if "gradients" not in results:
+            results["outputs"] = _named(outputs)
             results["gradients"] = {
-                name: _on_host(p.grad) for name, p in trainable.items() if p.grad is not None
+                name: _on_host(p.grad) for name, p in trainable if p.grad is not None
             }
         if optimizer is not None:
             optimizer.step()
     results["parameters after two steps"] = {
-        name: _on_host(parameter) for name, parameter in module.named_parameters()
+        name: _on_host(parameter) for name, parameter in subject.parameters()
     }
     return results
 
 
-def _named_leaves(output: object) -> dict[str, torch.Tensor]:
-    return {f"output {i}": _on_host(leaf) for i, leaf in enumerate(output_tensors(output))}
+def _named(outputs: Iterable[torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {f"output {i}": tensor for i, tensor in enumerate(outputs)}
 
 
 def _on_host(tensor: torch.Tensor) -> torch.Tensor:

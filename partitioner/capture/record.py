@@ -15,7 +15,7 @@ from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from partitioner.capture.assemble import ordered, state_specs
 from partitioner.capture.captured import Captured
 from partitioner.capture.check import check
-from partitioner.capture.clone import fake_clone, fake_like, named_tensors
+from partitioner.capture.clone import fake_clone, fake_like, in_mode, named_tensors
 from partitioner.capture.groups import Groups
 from partitioner.capture.inputs import prepared
 from partitioner.capture.layers import layers_of, values_of, volatile_names
@@ -159,9 +159,7 @@ class _Session:
     def _run(self, training: bool) -> Recorded:
         symbols = Symbols(self.groups)
         mode = _fake_mode()
-        clone = fake_clone(self.model, mode)
-        if clone.training != training:
-            clone.train(training)
+        clone = in_mode(fake_clone(self.model, mode), training)
         held = named_tensors(clone)
         recorder = Recorder(clone, mode, symbols, self.leaves, self.real)
 

@@ -8,8 +8,22 @@
 Both are stepped alike: `pipeline.step(*batch, target=labels, losses=[])`.
 """
 
-from partitioner.distributed.layout import PipelineLayout, first_micro_batch
+from partitioner.distributed.layout import (
+    PipelineLayout,
+    first_micro_batch,
+    micro_calls,
+    whole_batch,
+)
 from partitioner.distributed.local import LocalPipeline
 from partitioner.distributed.ranks import RankPipeline
+from partitioner.distributed.share import joined
 
-__all__ = ["LocalPipeline", "PipelineLayout", "RankPipeline", "first_micro_batch"]
+__all__ = [
+    "LocalPipeline",
+    "PipelineLayout",
+    "RankPipeline",
+    "first_micro_batch",
+    "joined",
+    "micro_calls",
+    "whole_batch",
+]

@@ -16,11 +16,11 @@ from partitioner.errors import PlanError, SpecError
 from partitioner.graph import StagePart, split_stages, tied_parameters
 from partitioner.schedule import Orders, check_schedule, orders
 
+Call = tuple[tuple[Any, ...], dict[str, Any]]
 
-def first_micro_batch(
-    args: tuple[Any, ...], kwargs: Mapping[str, Any], micro_batches: int
-) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """The first of the micro-batches of a call.
+
+def micro_calls(args: tuple[Any, ...], kwargs: Mapping[str, Any], micro_batches: int) -> list[Call]:
+    """The calls on the micro-batches of a batch.
 
     The batch is the first dimension of the first tensor; each tensor that has it is cut there, the
     others are the same in every micro-batch.
@@ -29,26 +29,53 @@ def first_micro_batch(
         SpecError: the batch cannot be divided equally.
     """
     if micro_batches == 1:
-        return args, dict(kwargs)
-    tensors = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
-    sized = [tensor for tensor in tensors if tensor.dim() > 0]
-    if not sized:
+        return [(args, dict(kwargs))]
+    batch = _batch_of(args, kwargs)
+    if batch is None:
         raise SpecError(
             f"micro_batches={micro_batches}: the model's inputs have no batch to divide"
         )
-    batch = sized[0].shape[0]
     if batch % micro_batches:
         raise SpecError(
             f"micro_batches={micro_batches} do not divide the batch of {batch} equally; take a "
             f"batch of {batch - batch % micro_batches or micro_batches}, or another number"
         )
 
-    def cut(tensor: Tensor) -> Tensor:
-        whole = tensor.dim() == 0 or tensor.shape[0] != batch
-        return tensor if whole else tensor[: batch // micro_batches]
+    def part(place: int) -> Call:
+        def cut(tensor: Tensor) -> Tensor:
+            whole = tensor.dim() == 0 or tensor.shape[0] != batch
+            return tensor if whole else tensor.tensor_split(micro_batches)[place]
 
-    cut_args, cut_kwargs = pytree.tree_map_only(Tensor, cut, (args, dict(kwargs)))
-    return cut_args, cut_kwargs
+        return pytree.tree_map_only(Tensor, cut, (args, dict(kwargs)))  # type: ignore[no-any-return]
+
+    return [part(place) for place in range(micro_batches)]
+
+
+def first_micro_batch(args: tuple[Any, ...], kwargs: Mapping[str, Any], micro_batches: int) -> Call:
+    """The first of `micro_calls`.
+
+    Raises:
+        SpecError: the batch cannot be divided equally.
+    """
+    return micro_calls(args, kwargs, micro_batches)[0]
+
+
+def whole_batch(args: tuple[Any, ...], kwargs: Mapping[str, Any], micro_batches: int) -> Call:
+    """A call with the sizes of the whole batch, from one with those of a micro-batch."""
+    batch = _batch_of(args, kwargs)
+
+    def widened(tensor: Tensor) -> Tensor:
+        if tensor.dim() == 0 or tensor.shape[0] != batch:
+            return tensor
+        return torch.cat([tensor] * micro_batches)
+
+    return pytree.tree_map_only(Tensor, widened, (args, dict(kwargs)))  # type: ignore[no-any-return]
+
+
+def _batch_of(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> int | None:
+    """The first dimension of the first tensor that has one."""
+    tensors = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+    return next((tensor.shape[0] for tensor in tensors if tensor.dim()), None)
 
 
 @dataclass(frozen=True)

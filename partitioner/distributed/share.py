@@ -91,12 +91,13 @@ def model_loss(output: Any, target: Any) -> Tensor:
 
 
 def merged(layout: PipelineLayout, returned: Sequence[Sequence[Tensor]]) -> Any:
-    """What the model returns for a whole batch, from what it returned for the micro-batches.
+    """What the model returns for a whole batch, from what it returned for the micro-batches."""
+    return layout.returned(joined(returned))
 
-    Tensors are joined along the batch; of scalars the mean is taken.
-    """
-    joined = [
+
+def joined(returned: Sequence[Sequence[Tensor]]) -> list[Tensor]:
+    """Tensors of micro-batches joined along the batch; of scalars the mean is taken."""
+    return [
         torch.stack(parts).mean(0) if parts[0].dim() == 0 else torch.cat(parts)
         for parts in zip(*returned, strict=True)
     ]
-    return layout.returned(joined)

@@ -96,6 +96,7 @@ def build_plan(
         inputs=inputs_of(captured),
         program=records(captured),
         costs={node: _costs(graph, node) for node in graph.order},
+        unpriced=graph.unpriced,
     )
     check(document, graph, cluster)
     return document
@@ -168,6 +169,7 @@ def build_pipeline_plan(
         inputs=inputs_of(captured),
         program=records(captured),
         costs={node: _costs(graph, node) for node in graph.order},
+        unpriced=graph.unpriced,
         pipeline=replace(record, bubble=found.timetable.bubble),
     )
     check(document, graph, cluster)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import networkx as nx
 
 from partitioner.capture import captured_of
-from partitioner.errors import SolverError, SpecError
+from partitioner.errors import PlanError, SolverError, SpecError
 from partitioner.graph.cost_graph import CostGraph
 from partitioner.placement.memory import fullness, peak_nbytes
 from partitioner.placement.parts import PipelineRecord, Transfer
@@ -71,13 +71,7 @@ def check(document: PlanDocument, graph: CostGraph, cluster: Cluster) -> None:
     constraints = [*map(parse_constraint, document.constraints)]
     if document.pipeline is not None:
         _refuse(chain(_misplaced(graph, placement), faults(document)))
-        _refuse(
-            chain(
-                disagreements(document, graph),
-                _wrong_pipeline(graph, cluster, document),
-                _wrong_bound(document),
-            )
-        )
+        _refuse(chain(disagreements(document, graph), _wrong_bound(document)))
         return
     check_placement(graph, cluster, placement, constraints)
     _refuse(
@@ -109,7 +103,7 @@ def disagreements(document: PlanDocument, graph: CostGraph) -> Iterator[str]:
     if document.pipeline is None:
         yield from _wrong_transfers(graph, placement, document.transfers)
     else:
-        yield from _wrong_wires(graph, document.pipeline, document)
+        yield from _wrong_pipeline(graph, document.pipeline, document)
 
 
 def objective_value(
@@ -257,16 +251,47 @@ def _wrong_seconds(graph: CostGraph, cluster: Cluster, document: PlanDocument) -
             yield f"{key} is {counted:.9g}, not {claimed:.9g}"
 
 
-def _wrong_pipeline(graph: CostGraph, cluster: Cluster, document: PlanDocument) -> Iterator[str]:
-    assert document.pipeline is not None
-    found = pipelined(captured_of(document.program), graph, cluster, document.pipeline)
+def _wrong_pipeline(
+    graph: CostGraph, pipeline: PipelineRecord, document: PlanDocument
+) -> Iterator[str]:
+    """Stages, schedule, times and wires, where they make a pipeline at all."""
+    told = False
+    for fault in _wrong_stages(pipeline, document):
+        told = True
+        yield fault
+    if told:
+        return
+    cluster = document.cluster.cluster()
+    try:
+        found = pipelined(captured_of(document.program), graph, cluster, pipeline)
+    except (PlanError, SpecError) as error:
+        yield f"pipeline: {error}"
+        return
     for key, counted, claimed in (
         ("step_seconds", found.timetable.seconds, document.step_seconds),
         ("bottleneck_seconds", found.bottleneck_seconds, document.bottleneck_seconds),
-        ("pipeline.bubble", found.timetable.bubble, document.pipeline.bubble),
+        ("pipeline.bubble", found.timetable.bubble, pipeline.bubble),
     ):
         if not isclose(counted, claimed, rel_tol=RELATIVE_TOLERANCE, abs_tol=1e-12):
             yield f"{key} is {counted:.9g}, not {claimed:.9g}"
+    yield from _wrong_wires(graph, pipeline, document)
+
+
+def _wrong_stages(pipeline: PipelineRecord, document: PlanDocument) -> Iterator[str]:
+    if not pipeline.ranks or not pipeline.stages:
+        yield "pipeline: there is no stage, or no rank"
+        return
+    for rank in pipeline.ranks:
+        if rank not in document.devices:
+            yield f"pipeline.ranks: '{rank}' is no device of the plan"
+    if len(set(pipeline.ranks)) < len(pipeline.ranks):
+        yield "pipeline.ranks: a device is named twice"
+    stages = 1 + max(pipeline.stages.values())
+    if stages % len(pipeline.ranks):
+        yield f"pipeline.stages: {stages} cannot be divided equally among the ranks"
+    for node in pipeline.stages:
+        if node not in document.placement:
+            yield f"pipeline.stages: '{node}' is no node of the plan"
 
 
 def _move(phase: str, tensor: str, nbytes: int, source: str, destination: str) -> str:

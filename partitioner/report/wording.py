@@ -107,7 +107,7 @@ def assumed_kind(device: str) -> str:
 
 
 def assumptions(document: PlanDocument) -> tuple[str, ...]:
-    """What the plan took for granted, since nobody declared it."""
+    """What the plan took for granted, since nobody declared or knew it."""
     found = []
     guessed: defaultdict[str, list[str]] = defaultdict(list)
     for record in document.cluster.devices:
@@ -116,6 +116,11 @@ def assumptions(document: PlanDocument) -> tuple[str, ...]:
     for kind, names in guessed.items():
         found.append(f"the kind of {listed(names)} was not declared: reckoned as '{kind}'")
     found += _links(document)
+    if document.unpriced:
+        found.append(
+            f"no formula tells the work of {listed(document.unpriced)}: reckoned by the bytes that "
+            "are touched"
+        )
     return tuple(found)
 
 

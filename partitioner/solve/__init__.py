@@ -12,6 +12,7 @@ from partitioner.solve.stages import (
     StageHold,
     StageProblem,
     StageSolution,
+    lower_bound,
     solve_stages,
 )
 
@@ -35,6 +36,7 @@ __all__ = [
     "formulate_stages",
     "glance",
     "least_lack",
+    "lower_bound",
     "never_fits",
     "solve",
     "solve_stages",

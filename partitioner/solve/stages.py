@@ -8,15 +8,16 @@ the first `s` stages can have with everything before place `b`:
 
 where stage `s` has room for what `[a, b)` holds: its parameters once, what the backward needs as
 often as the schedule has micro-batches in flight there. The largest load rules a long step; around
-that split, the cuts are moved as long as the timetable of the schedule itself gets shorter.
+that split, the cuts are moved as long as the timetable of the schedule itself gets shorter. Where
+there are few divisions, the timetables of all of them are compared.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise, permutations
-from math import inf
+from itertools import combinations, pairwise, permutations
+from math import comb, inf
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,6 +38,8 @@ MOST_PERMUTED = 4
 """Devices of which all sequences are tried; of more, the one of the cluster."""
 MOST_SHIFTS = 64
 """Units by which a cut is moved at once, at most, when the timetable is improved."""
+MOST_TRIED = 1_000
+"""Divisions among the same devices of which all are tried."""
 MOST_SIMULATED = 1_000_000
 """Actions that are simulated to improve cuts."""
 
@@ -130,13 +133,20 @@ class Shortfall:
 
     Attributes:
         nbytes: by device, what the division with the least excess lacks.
+        cuts: of that division; empty where no division keeps the other demands.
+        devices: of that division.
     """
 
     nbytes: tuple[int, ...]
+    cuts: tuple[int, ...] = ()
+    devices: tuple[int, ...] = ()
 
 
 def solve_stages(problem: StageProblem) -> StageSolution | Shortfall:
-    """The division with the shortest step that was found, over all numbers of devices in use."""
+    """The division with the shortest step that was found, over all numbers of devices in use.
+
+    There must be at least `stages_per_rank` units.
+    """
     search = _Search(problem)
     found: StageSolution | None = None
     for sequence in _sequences(problem):
@@ -426,7 +436,31 @@ class _Search:
                     if other.seconds < table.seconds * (1 - 1e-9):
                         current, table, moved = tried, other, True
             step = 1 if moved else 2 * step
-        return current, table
+        return self._best_of_all(current, table, sequence)
+
+    def _best_of_all(
+        self, cuts: list[int], table: Timetable, sequence: Sequence[int]
+    ) -> tuple[list[int], Timetable]:
+        """The best division among the same devices, where there are few; else the given one."""
+        size, stages = len(self.problem.units), len(cuts) - 1
+        if comb(size - 1, stages - 1) > MOST_TRIED:
+            return cuts, table
+        for inner in combinations(range(1, size), stages - 1):
+            tried = [0, *inner, size]
+            if self._busiest(tried, sequence) < table.seconds and self._fits(tried, sequence):
+                other = self._timetable(tried, sequence)
+                if other.seconds < table.seconds * (1 - 1e-9):
+                    cuts, table = tried, other
+        return cuts, table
+
+    def _busiest(self, cuts: Sequence[int], sequence: Sequence[int]) -> float:
+        """The time in which the busiest rank computes in a step."""
+        loads = [0.0] * len(sequence)
+        for stage, (first, last) in enumerate(pairwise(cuts)):
+            rank = stage % len(sequence)
+            device = sequence[rank]
+            loads[rank] += float(self.work[last, device] - self.work[first, device])
+        return self.problem.micro_batches * max(loads)
 
     def _timetable(self, cuts: Sequence[int], sequence: Sequence[int]) -> Timetable:
         plan = self.orders(len(sequence))
@@ -468,4 +502,4 @@ class _Search:
         for device, capacity in enumerate(problem.capacity_nbytes):
             if capacity is not None:
                 lacks[device] = max(0, int(np.ceil(held[device] - capacity)))
-        return Shortfall(tuple(lacks))
+        return Shortfall(tuple(lacks), tuple(cuts), sequence)

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+import functools
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
-from partitioner.capture import capture
-from partitioner.distributed import PipelineLayout, first_micro_batch
+from partitioner.capture import Captured, capture
+from partitioner.distributed import PipelineLayout, first_micro_batch, micro_calls
 from partitioner.graph import stage_units, training_loss
 from tests.emit.side_by_side import leaves
 from tests.zoo import ZOO
@@ -37,12 +36,18 @@ def batch_of(name: str) -> tuple[tuple[Any, ...], dict[str, Any]]:
     return ZOO[name].args(batch), ZOO[name].kwargs(batch)
 
 
+@functools.cache
+def recording(name: str) -> Captured:
+    """The recording of one micro-batch."""
+    args, kwargs = first_micro_batch(*batch_of(name), MICRO_BATCHES)
+    return capture(model_of(name), args, kwargs, training=True)
+
+
 def layout_of(
     name: str, schedule: str, ranks: int, stages_per_rank: int = 1
 ) -> PipelineLayout | None:
     """Equal numbers of units for each stage; `None` where a model has too few."""
-    args, kwargs = first_micro_batch(*batch_of(name), MICRO_BATCHES)
-    captured = capture(model_of(name), args, kwargs, training=True)
+    captured = recording(name)
     units = stage_units(captured)
     stages = ranks * stages_per_rank
     if len(units) < stages:
@@ -56,6 +61,7 @@ def loss_of(output: Any, target: Any = None) -> Tensor:
     return training_loss(leaves(output))
 
 
+@functools.cache
 def reference(name: str) -> tuple[list[float], dict[str, Tensor]]:
     """Losses of some steps of the whole model, and its parameters and buffers after them."""
     model = copy.deepcopy(model_of(name))
@@ -64,29 +70,13 @@ def reference(name: str) -> tuple[list[float], dict[str, Tensor]]:
     for _ in range(STEPS):
         optimizer.zero_grad()
         total = 0.0
-        for args, kwargs in micro_calls(*batch_of(name)):
+        for args, kwargs in micro_calls(*batch_of(name), MICRO_BATCHES):
             loss = loss_of(model(*args, **kwargs)) / MICRO_BATCHES
             loss.backward()
             total += float(loss.detach())
         optimizer.step()
         losses.append(total)
     return losses, {name: value.detach() for name, value in model.state_dict().items()}
-
-
-def micro_calls(
-    args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> Sequence[tuple[tuple[Any, ...], dict[str, Any]]]:
-    """The calls on the micro-batches of a batch."""
-    size = 2 * MICRO_BATCHES
-
-    def part(i: int) -> Any:
-        return pytree.tree_map_only(
-            Tensor,
-            lambda t: t.chunk(MICRO_BATCHES)[i] if t.dim() and t.shape[0] == size else t,
-            (args, kwargs),
-        )
-
-    return [part(i) for i in range(MICRO_BATCHES)]
 
 
 def stepped(name: str, pipeline: Any) -> list[float]:

@@ -18,16 +18,21 @@ from tests.distributed.models import (
 from tests.emit.side_by_side import leaves
 
 SCHEDULES = [("gpipe", 1), ("1f1b", 1), ("interleaved", 2), ("zero-bubble", 1), ("zero-bubble", 2)]
-MODELS = ("seqnet", "residual_cnn", "unet", "hf_gpt2_labels", "hf_bert_labels", "hf_llama_no_cache",
-          "language_model_loss", "called_twice", "auxiliary_head",
+EVERY = ("unet", "hf_gpt2_labels")
+"""Models that are tried under every schedule; the others under two."""
+OTHERS = ("residual_cnn", "hf_bert_labels", "hf_llama_no_cache", "tied", "called_twice",
           "counter", "checkpointed", "autocast", "size_arithmetic", "mixed_inputs")  # fmt: skip
+CASES = [
+    *((name, SCHEDULES) for name in EVERY),
+    *((name, [SCHEDULES[1], SCHEDULES[2 + place % 3]]) for place, name in enumerate(OTHERS)),
+]
 
 
-@pytest.mark.parametrize("name", MODELS)
-def test_every_schedule_trains_as_the_whole_model_does(name):
+@pytest.mark.parametrize(("name", "schedules"), CASES, ids=[name for name, _ in CASES])
+def test_pipelines_train_as_the_whole_model_does(name, schedules):
     expected = reference(name)
     tried = 0
-    for schedule, stages_per_rank in SCHEDULES:
+    for schedule, stages_per_rank in schedules:
         layout = layout_of(name, schedule, 2, stages_per_rank)
         if layout is None:
             continue
@@ -43,7 +48,7 @@ def test_every_schedule_trains_as_the_whole_model_does(name):
         }
         assert len(pipeline.executed) >= 2 * MICRO_BATCHES * len(layout.parts)
         tried += 1
-    assert tried >= 3
+    assert tried
 
 
 def test_actions_are_asked_for_in_the_order_of_every_rank():
