@@ -4,15 +4,19 @@ Every architecture of `tests.architectures` and every model of `tests.zoo`, smal
 weights, is planned in training mode for 2 and for 4 devices with the objective `memory`, which
 splits whatever can be split. The placed module then runs on virtual GPUs beside the original, in
 train and in eval mode: outputs and their type, gradients, buffers and `state_dict` keys must be
-equal. At another batch size it must do the same, or refuse the call.
+equal. At another batch size it must do the same, or refuse the call. The page is written after
+each model, so that a run can be stopped: it then names what was not run.
 """
 
 from __future__ import annotations
 
 import argparse
+import platform
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from importlib.metadata import version
+from itertools import zip_longest
 from pathlib import Path
 
 from partitioner import PlacedModule, PlanError, partition
@@ -34,7 +38,7 @@ class Finding:
     Attributes:
         used: how many devices hold a part of it.
         runs: by kind of run, `"equal"` or what went wrong.
-        seconds: for recording, planning and placing.
+        seconds: of the processor, for recording, planning and placing.
     """
 
     used: int
@@ -68,7 +72,7 @@ def examine(case: Case) -> dict[int, Finding]:
     }
     found: dict[int, Finding] = {}
     for count in COUNTS:
-        started = time.perf_counter()
+        started = time.process_time()
         with virtual_gpus(count):
             try:
                 placed = partition(
@@ -76,9 +80,9 @@ def examine(case: Case) -> dict[int, Finding]:
                     mode="train", objective="memory",
                 )  # fmt: skip
             except Exception as error:
-                found[count] = Finding(0, {"plan": _short(error)}, time.perf_counter() - started)
+                found[count] = Finding(0, {"plan": _short(error)}, time.process_time() - started)
                 continue
-            seconds = time.perf_counter() - started
+            seconds = time.process_time() - started
             used = len({*placed.plan.placement.values()})
             compared = {
                 run: _compared(expected[run], placed, called, training)
@@ -105,18 +109,28 @@ def _short(error: Exception) -> str:
     return lines[0].replace("|", "/")[:160]
 
 
-def table(cases: Iterable[Case]) -> Iterator[str]:
-    """The lines of the table, then a summary."""
-    yield "| model | kind | devices used of 2, of 4 | outputs, gradients, state | other batch | s |"
-    yield "| --- | --- | --- | --- | --- | ---: |"
-    right = total = 0
+def rounds(cases: Iterable[Case]) -> list[Case]:
+    """One of each kind, then another of each: a run that is stopped has seen every kind."""
+    kinds: dict[str, list[Case]] = {}
     for case in cases:
-        findings = examine(case)
-        right += all(finding.right for finding in findings.values())
-        total += 1
-        yield f"| {case.name} | {_kind(case)} | {_row(findings)} |"
-    yield ""
-    yield f"Right: {right} of {total}."
+        kinds.setdefault(_kind(case), []).append(case)
+    return [case for each in zip_longest(*kinds.values()) for case in each if case is not None]
+
+
+def row(case: Case, findings: Mapping[int, Finding]) -> str:
+    """A line of the table."""
+    return f"| {case.name} | {_kind(case)} | {_row(findings)} |"
+
+
+def page(cases: Sequence[Case], found: Mapping[str, Mapping[int, Finding]]) -> str:
+    """The table of what was run so far, in the order of `cases`, with a summary."""
+    rows = [row(case, found[case.name]) for case in cases if case.name in found]
+    right = sum(all(each.right for each in findings.values()) for findings in found.values())
+    waiting = [case.name for case in cases if case.name not in found]
+    lines = [*_head(), *TABLE, *rows, "", f"Right: {right} of {len(found)}."]
+    if waiting:
+        lines += ["", f"Not run: {', '.join(waiting)}."]
+    return "\n".join(lines) + "\n"
 
 
 def _row(findings: Mapping[int, Finding]) -> str:
@@ -150,25 +164,37 @@ def main() -> None:
     options = parser.parse_args()
     every = {**ARCHITECTURES, **ZOO}
     names = options.models.split(",") if options.models else SMOKE if options.smoke else every
-    lines = []
-    for line in table(every[name] for name in names):
-        print(line, flush=True)
-        lines.append(line)
-    if options.output is not None:
-        options.output.write_text("\n".join([*HEAD, *lines]) + "\n")
+    cases = [every[name] for name in names]
+    found: dict[str, Mapping[int, Finding]] = {}
+    print("\n".join(TABLE))
+    for case in rounds(cases):
+        found[case.name] = examine(case)
+        print(row(case, found[case.name]), flush=True)
+        if options.output is not None:
+            options.output.write_text(page(cases, found))
 
 
-HEAD = (
-    "# Models that can be placed",
-    "",
-    "Made by `python -m benchmarks.models -o docs/models.md`; small models with random weights.",
-    "Each is planned in training mode for 2 and for 4 devices with the objective `memory`, which",
-    "splits what can be split, and runs on virtual GPUs beside the original. *Equal*: outputs and",
-    "their type, gradients, buffers after the step and `state_dict` keys, in train mode and, after",
-    "the switch, in eval mode. *Other batch*: the same plan at another batch size, equal too or",
-    "refused with an error. Seconds are for recording, planning and placing, both plans together.",
-    "",
+TABLE = (
+    "| model | kind | devices used of 2, of 4 | outputs, gradients, state | other batch | s |",
+    "| --- | --- | --- | --- | --- | ---: |",
 )
+
+
+def _head() -> tuple[str, ...]:
+    versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers"))
+    return (
+        "# Models that can be placed",
+        "",
+        f"Made by `python -m benchmarks.models -o docs/models.md` with {versions}, on Python",
+        f"{platform.python_version()}; small models with random weights.",
+        "Each is planned in training mode for 2 and for 4 devices with the objective `memory`,",
+        "which splits what can be split, and runs on virtual GPUs beside the original. *Equal*:",
+        "outputs and their type, gradients, buffers after the step and `state_dict` keys, in train",
+        "mode and, after the switch, in eval mode. *Other batch*: the same plan at another batch",
+        "size, equal too or refused with an error. Seconds are the processor's, for recording,",
+        "planning and placing, both plans together.",
+        "",
+    )
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ from partitioner.capture.recording import OpaqueNeededError
 from partitioner.capture.sizes import DataDecidesError
 from partitioner.capture.stand_in import RealRun
 from partitioner.capture.symbols import SizesFixedError, Symbols
+from partitioner.capture.truths import undrawn
 from partitioner.errors import CaptureError
 
 
@@ -55,7 +56,7 @@ def capture(
         CaptureError: the inputs do not fit, the model fails, or its own `forward` decides by data.
     """
     model = getattr(model, "_orig_mod", model)
-    with quiet():
+    with quiet(), undrawn():
         return _Session(model, args, dict(kwargs or {})).both(training)
 
 

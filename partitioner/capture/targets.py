@@ -29,8 +29,9 @@ _DUNDERS = ("__len__", "__and__", "__or__", "__xor__", "__invert__")
 _MATHS = _words("ceil floor trunc sqrt log log2 exp prod")
 _BUILTINS = _words("abs bool float getattr int len max min round sum")
 
-# Products of matrices that models call by a name which begins with an underscore.
-_UNDERSCORED = _words("_grouped_mm _scaled_mm _scaled_grouped_mm")
+# Functions of tensors with a name that begins with an underscore: checks of data, and products of
+# matrices.
+_UNDERSCORED = _words("_assert_async _grouped_mm _scaled_mm _scaled_grouped_mm")
 
 # Namespaces whose functions a recording may hold, in the order in which names are preferred.
 _SPACES: tuple[tuple[str, Any], ...] = (

@@ -12,7 +12,7 @@ from partitioner.virtual import virtual_gpus
 from tests.architectures import ARCHITECTURES
 from tests.emit.side_by_side import assert_same, scattered, step
 
-SOME = ("BLOOM", "Gemma 2", "Mixtral", "DeBERTa-v2", "T5", "Swin", "Wav2Vec2", "CLIP", "Mamba")
+SOME = ("BLOOM", "Gemma 2", "Mixtral", "DeBERTa-v2", "T5", "Swin v2", "Wav2Vec2", "LLaVA", "Mamba")
 
 
 @pytest.mark.parametrize("name", SOME)
