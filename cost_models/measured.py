@@ -12,6 +12,7 @@ per operator is measured once per device, on a chain of small layers, and added 
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import os
@@ -31,7 +32,7 @@ from cost_models.interface import DeviceKind, OperatorCall
 from cost_models.machine import local_device
 from cost_models.operators import observe
 from cost_models.roofline import RooflineCostModel, peak_flops_per_second
-from cost_models.signatures import rebuild
+from cost_models.signatures import rebuild, tensors_in
 
 SCHEMA = 1
 """Version of the file that `save` writes."""
@@ -40,7 +41,18 @@ WARM_UP_RUNS = 3
 TIMED_SECONDS = 0.02
 FEWEST_RUNS = 5
 MOST_RUNS = 100
-"""A call is run at least and at most so often, and otherwise for so long."""
+"""A call is timed at least and at most so often, and otherwise for so long."""
+
+CACHED_NBYTES, COLD_NBYTES, MOST_COPIES = 128 << 10, 32 << 20, 32
+"""Operands of more bytes than the first have left a core's own cache when a step comes to them:
+calls take turns on copies, which take as many bytes as the second together."""
+KEPT_NBYTES = 32 << 20
+"""Results of a round of runs take at most so much, so that an allocator keeps it for the next."""
+LARGE_NBYTES = 31 << 20
+"""Once a tensor of this size was freed, glibc takes all smaller ones from memory that it keeps; at
+32 MiB it no longer does."""
+CLOCK_SECONDS = 1e-6
+"""No run is taken to be shorter."""
 
 TINY = 20_000
 """A call of fewer FLOPs and bytes than this tells the launch overhead."""
@@ -76,18 +88,23 @@ class MeasuredCostModel:
         measurements: by the kind of device's name, by signature.
         overhead_seconds: of modules, Python and autograd per operator, by kind.
         skipped: why a call was not measured, by signature.
+        clock: tells seconds; on a CPU that others use too, `time.process_time` leaves out the time
+            in which they ran.
     """
 
     def __init__(
         self,
         measurements: Mapping[str, Mapping[str, Measurement]] | None = None,
         overhead_seconds: Mapping[str, float] | None = None,
+        *,
+        clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.overhead_seconds = dict(overhead_seconds or {})
         self.measurements: dict[str, dict[str, Measurement]] = {
             kind: dict(table) for kind, table in (measurements or {}).items()
         }
         self.skipped: dict[str, str] = {}
+        self.clock = clock
         self._fitted: dict[str, tuple[int, DeviceKind]] = {}
 
     def seconds(self, call: OperatorCall, kind: DeviceKind) -> float:
@@ -104,6 +121,10 @@ class MeasuredCostModel:
             fitted = fitted_kind(kind, table.values())
             self._fitted[kind.name] = (len(table), fitted)
         return _FITTED_ROOFLINE.seconds(call, fitted) + overhead
+
+    def is_measured(self, call: OperatorCall, kind: DeviceKind) -> bool:
+        """Whether the price of `call` on `kind` is a measured one."""
+        return call.signature in self.measurements.get(kind.name, {})
 
     def measure(
         self,
@@ -123,7 +144,7 @@ class MeasuredCostModel:
             example_inputs: a tensor, a tuple, or a dict of keyword arguments.
             example_kwargs: further keyword arguments.
             training: the backward, too; `None` is as `model.training`.
-            progress: called with the number of calls done, of all calls, and an operator's name.
+            progress: called with the number of calls done, of all calls, and the next operator.
 
         Returns:
             The model itself.
@@ -161,14 +182,16 @@ class MeasuredCostModel:
             if progress is not None:
                 progress(done, len(missing), call.operator)
             try:
-                table[signature] = _time(call, device)
+                table[signature] = _time(call, device, self.clock)
             except Exception as error:  # whatever an operator does not like about made-up values
                 self.skipped[signature] = f"{type(error).__name__}: {error}"
+        if missing and progress is not None:
+            progress(len(missing), len(missing), "")
         if missing and kind.name not in self.overhead_seconds:
-            self.overhead_seconds[kind.name] = _overhead_seconds(device)
+            self.overhead_seconds[kind.name] = _overhead_seconds(device, self.clock)
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the table as JSON, whole or not at all."""
+    def to_json(self) -> str:
+        """The table as JSON; equal tables give equal text."""
         document = {
             "schema": SCHEMA,
             "torch": torch.__version__,
@@ -178,11 +201,15 @@ class MeasuredCostModel:
                 for kind, table in sorted(self.measurements.items())
             },
         }
+        return json.dumps(document, indent=1) + "\n"
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write `to_json()` to a file, whole or not at all."""
         target = Path(path)
         handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=target.name)
         try:
             with os.fdopen(handle, "w") as file:
-                json.dump(document, file, indent=1)
+                file.write(self.to_json())
             Path(temporary).replace(target)
         except BaseException:
             Path(temporary).unlink(missing_ok=True)
@@ -199,7 +226,7 @@ class MeasuredCostModel:
             document = json.loads(Path(path).read_text())
         except OSError as error:
             raise CostModelError(f"'{path}' cannot be read: {error}") from error
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise CostModelError(f"'{path}' is no JSON: {error}") from error
         if not isinstance(document, dict) or document.get("schema") != SCHEMA:
             found = document.get("schema") if isinstance(document, dict) else None
@@ -251,48 +278,79 @@ def fitted_kind(kind: DeviceKind, measured: Iterable[Measurement]) -> DeviceKind
     )
 
 
-def _time(call: OperatorCall, device: str | torch.device) -> Measurement:
+def _time(
+    call: OperatorCall, device: str | torch.device, clock: Callable[[], float]
+) -> Measurement:
     """Run a call on made-up tensors, warm up, and time it."""
-    overload, args, kwargs = rebuild(call.signature, device)
+    built = [rebuild(call.signature, device)]
+    taken = sum(tensor.nbytes for tensor in tensors_in(built[0][1:]))
+    copies = min(MOST_COPIES, COLD_NBYTES // max(1, taken)) if taken > CACHED_NBYTES else 1
+    built += [rebuild(call.signature, device) for _ in range(copies - 1)]
+    turns = itertools.cycle(built)
+
+    def run() -> object:
+        overload, args, kwargs = next(turns)
+        return overload(*args, **kwargs)
+
     with torch.no_grad():
-        samples = _samples(lambda: overload(*args, **kwargs), torch.device(device))
+        samples = _samples(run, torch.device(device), clock)
     first, median, third = statistics.quantiles(samples, n=4)
     return Measurement(median, third - first, len(samples), call.flops, call.nbytes, call.dtype)
 
 
-def _samples(run: Callable[[], object], device: torch.device) -> list[float]:
-    """Seconds of repeated runs, each waited for."""
+def _samples(
+    run: Callable[[], object], device: torch.device, clock: Callable[[], float]
+) -> list[float]:
+    """Seconds of repeated runs, each waited for.
+
+    Results are kept for a round and then let go together, as a step keeps what its backward needs:
+    memory that was given back a moment ago is still in the cache. A round before the timed ones
+    takes the memory from the system, which is slow, and which a process that trains has behind it.
+    """
     wait = _waiter(device)
+    if device.type == "cpu":
+        torch.empty(LARGE_NBYTES, dtype=torch.uint8)
     for _ in range(WARM_UP_RUNS):
-        run()
-    wait()
-    samples: list[float] = []
-    begun = time.perf_counter()
-    while len(samples) < MOST_RUNS:
-        start = time.perf_counter()
-        run()
+        start = clock()
+        result = run()
         wait()
-        end = time.perf_counter()
-        samples.append(end - start)
-        if end - begun > TIMED_SECONDS and len(samples) >= FEWEST_RUNS:
-            break
+        once = clock() - start
+    runs = min(max(int(TIMED_SECONDS / max(once, CLOCK_SECONDS)), FEWEST_RUNS), MOST_RUNS)
+    nbytes = sum(tensor.nbytes for tensor in tensors_in(result))
+    round_runs = min(max(KEPT_NBYTES // max(nbytes, 1), 1), runs)
+    samples: list[float] = []
+    for round_number in range(1 + math.ceil(runs / round_runs)):
+        kept: list[object] = []
+        fresh: list[float] = []
+        for _ in range(round_runs):
+            start = clock()
+            result = run()
+            wait()
+            fresh.append(clock() - start)
+            kept.append(result)
+        start = clock()
+        kept.clear()
+        freeing = (clock() - start) / round_runs
+        if round_number:
+            samples += [seconds + freeing for seconds in fresh]
     return samples
 
 
-def _overhead_seconds(device: str | torch.device) -> float:
+def _overhead_seconds(device: str | torch.device, clock: Callable[[], float]) -> float:
     """What a training step of small layers takes beyond its operators, per operator."""
     layers = [layer for _ in range(16) for layer in (nn.Linear(16, 16), nn.Tanh())]
     chain = nn.Sequential(*layers).to(device)
     inputs = torch.zeros(4, 16, device=device)
+    gradient = torch.ones_like(inputs)
 
     def step() -> None:
         chain.zero_grad()
-        chain(inputs).sum().backward()
+        torch.autograd.backward(chain(inputs), gradient)
 
-    whole = statistics.median(_samples(step, torch.device(device)))
+    whole = statistics.median(_samples(step, torch.device(device), clock))
     observation = observe(chain, (inputs,), backward=True)
     calls = (*observation.forward, *observation.backward)
-    alone = {call.signature: _time(call, device).median_seconds for call in set(calls)}
+    alone = {call.signature: _time(call, device, clock).median_seconds for call in set(calls)}
     return max(whole - sum(alone[call.signature] for call in calls), 0.0) / len(calls)
 
 

@@ -19,8 +19,16 @@ from typing import Any, TypeVar
 
 import click
 from rich.console import Console, RenderableType
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import nn
 
+from cost_models import (
+    CostModel,
+    CostModelError,
+    MeasuredCostModel,
+    RooflineCostModel,
+    local_device,
+)
 from partitioner.capture import example_call, example_of
 from partitioner.compare import compare as compare_placements
 from partitioner.compare import state_devices
@@ -121,6 +129,8 @@ def _told(error: Exception) -> tuple[int, str]:
             return OUT_OF_TIME, str(error)
         case PartitionerError() if not isinstance(error, SolverError):
             return BAD_INPUT, str(error)
+        case CostModelError():
+            return BAD_INPUT, str(error)
         case OSError() if error.filename is not None:
             return BAD_INPUT, f"cannot use '{error.filename}': {error.strerror}"
     return OUR_FAULT, (
@@ -164,6 +174,24 @@ def _progress() -> Iterator[Callable[[str], None]]:
         return
     with console.status("") as status:
         yield lambda line: status.update(line)
+
+
+@contextlib.contextmanager
+def _progress_bar() -> Iterator[Callable[[int, int, str], None]]:
+    """Show how many of all things are done and which is next, on a terminal."""
+    console = Console(stderr=True)
+    columns = (
+        BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}")
+    )  # fmt: skip
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task("", total=None)
+        yield lambda done, total, what: bar.update(
+            task, completed=done, total=total, description=what
+        )
+
+
+def _warn(text: str) -> None:
+    click.echo(f"{click.style('warning:', fg='yellow', bold=True)} {text}", err=True)
 
 
 def _output(suffixes: bool = False, required: bool = False) -> Callable[[Command], Command]:
@@ -239,6 +267,36 @@ def _call(input_texts: tuple[str, ...], inputs: str | None) -> Call | None:
     return parse_inputs(input_texts) if input_texts else None
 
 
+def _cost_model_option(command: Command) -> Command:
+    """The option whose value `_cost_model` reads."""
+    return click.option(
+        "--cost-model",
+        "times",
+        metavar="TIMES",
+        help="Times that 'partitioner measure' wrote. Default: reckoned from datasheets.",
+    )(command)
+
+
+def _cost_model(times: str | None, cluster: Cluster) -> CostModel:
+    """The measured times of a file for `cluster`, or a roofline without a file."""
+    if times is None:
+        return RooflineCostModel()
+    cost_model = MeasuredCostModel.load(times)
+    measured = sorted(kind for kind, table in cost_model.measurements.items() if table)
+    kinds = dict.fromkeys(device.figures().name for device in cluster.devices)
+    foreign = ", ".join(f"'{kind}'" for kind in kinds if kind not in measured)
+    if not foreign:
+        return cost_model
+    found = f"'{times}' has times of {', '.join(map(repr, measured)) or 'nothing'}"
+    if not any(kind in measured for kind in kinds):
+        raise SpecError(
+            f"{found}, and the devices are of kind {foreign}; measure on such a device, or declare "
+            "the kind that was measured"
+        )
+    _warn(f"{found}; {foreign} is reckoned from its datasheet")
+    return cost_model
+
+
 def _memory(text: str | None) -> str | dict[str, str] | None:
     """`16GiB`, or `cuda:0=24GiB,cuda:1=16GiB`."""
     if text is None or "=" not in text:
@@ -312,6 +370,7 @@ def cli(debug: bool) -> None:
     show_default=True,
     help="Of the pipeline.",
 )
+@_cost_model_option
 @click.option("--time-limit", type=float, callback=_positive, metavar="SECONDS")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the solver.")
 @_output()
@@ -331,6 +390,7 @@ def plan(
     micro_batches: int,
     schedule: str,
     stages_per_rank: int,
+    times: str | None,
     time_limit: float | None,
     seed: int,
     output: str | None,
@@ -342,6 +402,7 @@ def plan(
     """
     demands = [parse_constraint(text) for text in constraints]
     cluster = Cluster.of(devices, _memory(memory))
+    cost_model = _cost_model(times, cluster)
     args, kwargs = _call(input_texts, inputs) or (None, None)
     with _progress() as progress:
         progress("loading the model")
@@ -354,6 +415,7 @@ def plan(
             optimizer=optimizer,
             objective=objective,
             constraints=demands,
+            cost_model=cost_model,
             micro_batches=micro_batches,
             schedule=schedule,
             stages_per_rank=stages_per_rank,
@@ -494,6 +556,7 @@ def _report(report: VerifyReport) -> str:
 @click.option("--mode", type=click.Choice(MODES), help="Default: that of the first plan.")
 @click.option("--optimizer", metavar="NAME", help="Default: that of the first plan.")
 @click.option("--objective", type=click.Choice(OBJECTIVES), help="Default: that of the first plan.")
+@_cost_model_option
 def compare(
     model: str,
     candidates: tuple[str, ...],
@@ -505,6 +568,7 @@ def compare(
     mode: str | None,
     optimizer: str | None,
     objective: str | None,
+    times: str | None,
 ) -> RenderableType:
     """Put placements of MODEL side by side under one cost model.
 
@@ -519,6 +583,7 @@ def compare(
         cluster = first.cluster.cluster()
     else:
         raise SpecError("without a plan among the candidates, say --devices")
+    cost_model = _cost_model(times, cluster)
     original = _adapted(load_model(model), dtype, checkpoints)
     args, kwargs = _call(input_texts, inputs) or (None, None)
     if first is not None and args is None:
@@ -528,6 +593,7 @@ def compare(
             mode=mode_of(original, mode or (first.mode if first else None)),
             objective=objective or (first.objective if first else "latency"),
             optimizer=optimizer or (first.optimizer if first else None),
+            cost_model=cost_model,
             progress=progress,
         )
         rows = compare_placements(
@@ -551,6 +617,49 @@ def _is_reference(text: str) -> bool:
 
 
 @cli.command()
+@click.argument("model")
+@click.option(
+    "--device", default="cpu", show_default=True, help="Of this machine: 'cpu', 'cuda:0', ..."
+)
+@_model_options
+@_call_options
+@click.option("--mode", type=click.Choice(MODES), help="Default: as the model is.")
+@click.option("--add-to", metavar="TIMES", help="Measure only what is not in there; write both.")
+@_output()
+def measure(
+    model: str,
+    device: str,
+    input_texts: tuple[str, ...],
+    inputs: str | None,
+    dtype: str | None,
+    checkpoints: tuple[str, ...],
+    mode: str | None,
+    add_to: str | None,
+    output: str | None,
+) -> str | None:
+    """Time the operators of MODEL on a device of this machine, each distinct one once.
+
+    The times serve any model with equal operators: partitioner plan ... --cost-model TIMES.
+    """
+    if local_device(device) is None:
+        raise SpecError(f"there is no device '{device}' in this machine to measure on")
+    cost_model = MeasuredCostModel() if add_to is None else MeasuredCostModel.load(add_to)
+    args, kwargs = _call(input_texts, inputs) or (None, None)
+    original = _adapted(load_model(model), dtype, checkpoints)
+    original.train(mode_of(original, mode) == "train")
+    args, kwargs = example_call(original, args, kwargs)
+    with _progress_bar() as progress:
+        cost_model.measure(original, device, args, example_kwargs=kwargs, progress=progress)
+    for signature, why in cost_model.skipped.items():
+        _warn(f"'{signature.partition('(')[0]}' was not measured: {why}")
+    text = cost_model.to_json()
+    if output is None:
+        return text
+    write_whole(output, text.encode())
+    return None
+
+
+@cli.command()
 @click.option("--measure", is_flag=True, help="Measure every link and check what arrives.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the bytes that are sent.")
 @_output()
@@ -571,7 +680,7 @@ def devices(measure: bool, seed: int, output: str | None) -> str | None:
         with _progress() as progress:
             found = surveyed(found, measure_links(gpus, seed=seed, progress=progress))
     for warning in found.warnings:
-        click.echo(f"{click.style('warning:', fg='yellow', bold=True)} {warning}", err=True)
+        _warn(warning)
     text = found.to_toml()
     if output is None:
         return text

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -24,18 +23,16 @@ from cost_models import CostModel, RooflineCostModel
 from partitioner.advice import advised
 from partitioner.capture import Captured, example_call
 from partitioner.distributed import first_micro_batch
-from partitioner.dry_run import MeasuredMemory
 from partitioner.emit import PlacedModule, place
 from partitioner.errors import InfeasibleError
-from partitioner.fit import REHEARSALS, any_fit, excess_nbytes, tightened
 from partitioner.options import Optimizer, Options, Progress, mode_of
 from partitioner.outlook import outlook
 from partitioner.pipelined import pipeline_plan
 from partitioner.placement import build_plan
 from partitioner.plan import Plan
-from partitioner.priced import Priced, priced
-from partitioner.solve import Problem, Solution, Status, evaluate, solve
-from partitioner.spec import Cluster, Constraint, Device, format_nbytes
+from partitioner.priced import priced
+from partitioner.rehearsed import solve_and_rehearse
+from partitioner.spec import Cluster, Constraint, Device
 from partitioner.virtual import suspended
 
 Devices = str | os.PathLike[str] | torch.device | Device | Cluster | Sequence[Any]
@@ -156,7 +153,7 @@ def partition(
             progress=progress,
         ),
     )
-    return place(model, captured, the_plan.placement, plan=the_plan)
+    return place(model, captured, the_plan.placement, plan=the_plan, detours=the_plan.detours)
 
 
 def _compile(
@@ -176,73 +173,21 @@ def _compile(
             return pipeline_plan(subject), subject.captured
         subject = priced(model, cluster, call, options)
         try:
-            solution, measured, problem = _solve_and_rehearse(subject)
+            found = solve_and_rehearse(subject)
         except InfeasibleError as error:
             raise advised(error, subject) from None
         options.say("looking at what more devices or memory would bring")
-        sentences = outlook(subject, problem, solution.assignment)
+        sentences = outlook(subject, found.problem, found.solution.assignment)
     the_plan = build_plan(
         subject.captured,
         subject.graph,
         cluster,
-        solution,
+        found.solution,
         objective=options.objective,
         mode=options.mode,
         optimizer=options.optimizer_name,
         constraints=options.constraints,
-        measured=measured,
+        measured=found.measured,
         document_type=Plan,
     )
     return msgspec.structs.replace(the_plan, outlook=sentences), subject.captured
-
-
-def _solve_and_rehearse(
-    subject: Priced,
-) -> tuple[Solution, dict[str, MeasuredMemory] | None, Problem]:
-    """Solve under linear memory rows, then let the dry run judge; tighten and repeat.
-
-    The rows predict a device's peak within some percent. Where the dry run finds more than the
-    limit, that device's limit shrinks by the excess. The bound of the first solve, under the true
-    limits, stays the bound of the plan. Where there can be no dry run, the prediction stands.
-    Where no round ends well, any placement will do that fits. With the solution comes the problem
-    whose limits it meets.
-    """
-    options = subject.options
-    problem = original = subject.problem()
-    bound, excess = 0.0, dict[str, int]()
-    for rehearsal in range(REHEARSALS):
-        options.say("solving")
-        try:
-            solution = solve(
-                problem, time_limit=options.time_limit, seed=options.seed, progress=options.say
-            )
-        except InfeasibleError:
-            if not rehearsal:
-                raise
-            break
-        bound = bound if rehearsal else solution.bound
-        options.say("rehearsing on fake tensors")
-        measured = subject.rehearsed(solution.assignment)
-        excess = excess_nbytes(subject, measured)
-        if not excess:
-            return _judged(solution, original, bound), measured, problem
-        problem = tightened(problem, excess)
-    options.say("looking for any placement that fits")
-    fit = any_fit(subject)
-    if fit is not None:
-        solution = replace(solution, assignment=fit.assignment)
-        return _judged(solution, original, bound), fit.measured, original
-    raise InfeasibleError(
-        "no placement was found whose rehearsed peak stays within the limits; the last one passes "
-        "them by "
-        + ", ".join(f"{format_nbytes(nbytes)} on '{name}'" for name, nbytes in excess.items()),
-        shortfall={**excess, "total": sum(excess.values())},
-    )
-
-
-def _judged(solution: Solution, problem: Problem, bound: float) -> Solution:
-    """A solution found under tighter limits, judged under the true ones."""
-    objective = evaluate(problem, solution.assignment).objective
-    proven = solution.status is Status.OPTIMAL and bound >= objective * (1 - 1e-7)
-    status = Status.OPTIMAL if proven else Status.FEASIBLE
-    return replace(solution, objective=objective, bound=min(bound, objective), status=status)

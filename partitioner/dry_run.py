@@ -1,6 +1,17 @@
 """The dry run: the placed module, run for two steps on fake tensors that know their device.
 
 It costs no memory and gives the very peaks of the real run: what a plan promises is this figure.
+
+The operators that run are the CPU's, and so are the tensors that they save. Which kernel CUDA takes
+is known only at run time, so that CUDA's own are not modelled. It differs in these:
+
+- Dropout. The CPU saves a mask of the input's type, CUDA a byte for each element: less.
+- Attention. The CPU's kernel saves its inputs, its result and the log-sum-exp, as CUDA's flash and
+  memory-efficient ones do; those save the random state as well (16 bytes) and may pad. With dropout
+  the CPU takes plain products and keeps every weight, which CUDA's fused kernels do not: less.
+- Workspaces. cuBLAS keeps one for each handle and stream, cuDNN's live during one call. PyTorch
+  counts them among its own; their size follows from version, GPU and algorithm, and none is
+  promised.
 """
 
 from __future__ import annotations
@@ -14,7 +25,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils import _pytree as pytree
 
-from partitioner.capture import DATA_DEPENDENT, Captured, fake_clone, quiet
+from partitioner.capture import DATA_DEPENDENT, Captured, fake_clone, in_mode, quiet
 from partitioner.emit import place
 from partitioner.graph import training_loss
 from partitioner.spec import Cluster
@@ -69,13 +80,12 @@ def _rehearsed(
     cluster: Cluster,
     make_optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer] | None,
 ) -> dict[str, MeasuredMemory]:
-    fake = fake_clone(model, mode)
+    fake = in_mode(fake_clone(model, mode), captured.training)
     args, kwargs = pytree.tree_map_only(
         torch.Tensor, lambda tensor: torch.empty_like(tensor, device="cpu"), captured.example
     )
     with virtual_gpus(cluster, limits=False) as gpus:
         placed = place(fake, captured, placement, detours=cluster.detours)
-        placed.train(captured.training)
         del fake
         if captured.training:
             return _training(placed, args, kwargs, gpus, cluster, make_optimizer)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from partitioner.dry_run import MeasuredMemory
 from partitioner.priced import Priced
-from partitioner.solve import Problem, least_lack, never_fits
+from partitioner.solve import Problem, evaluate, least_lack, never_fits
 
 REHEARSALS = 8
 """How often a placement that the dry run finds too large is sought anew with tighter limits."""
@@ -45,7 +45,7 @@ def any_fit(subject: Priced, rehearsals: int = REHEARSALS) -> Fit | None:
         excess = excess_nbytes(subject, measured)
         if not excess:
             return Fit(assignment, measured)
-        problem = tightened(problem, excess)
+        problem = tightened(problem, assignment, excess)
     return None
 
 
@@ -60,10 +60,25 @@ def excess_nbytes(subject: Priced, measured: Measured) -> dict[str, int]:
     }
 
 
-def tightened(problem: Problem, excess: Mapping[str, int]) -> Problem:
-    """The problem with limits that are smaller by what a dry run found too much."""
+def tightened(
+    problem: Problem, assignment: Mapping[str, str], excess: Mapping[str, int]
+) -> Problem:
+    """The problem with limits under which the rows refuse what a dry run found too large.
+
+    By what the rows are off there, a limit is off its device's true one from now on: below it where
+    they promise too little, above it where they promise too much.
+    """
+    peaks = zip(problem.devices, evaluate(problem, assignment).peak_nbytes, strict=True)
     capacities = tuple(
-        max(0, capacity - excess.get(name, 0)) if capacity is not None else None
-        for name, capacity in zip(problem.devices, problem.capacity_nbytes, strict=True)
+        max(0, peak - excess[name]) if name in excess else capacity
+        for (name, peak), capacity in zip(peaks, problem.capacity_nbytes, strict=True)
+    )
+    return replace(problem, capacity_nbytes=capacities)
+
+
+def widened(problem: Problem, factor: float) -> Problem:
+    """The problem with limits that are `factor` times as large."""
+    capacities = tuple(
+        None if capacity is None else int(factor * capacity) for capacity in problem.capacity_nbytes
     )
     return replace(problem, capacity_nbytes=capacities)

@@ -17,7 +17,7 @@ from itertools import pairwise
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from partitioner.capture import DATA_DEPENDENT, fake_clone, quiet
+from partitioner.capture import DATA_DEPENDENT, fake_clone, in_mode, quiet
 from partitioner.distributed import LocalPipeline, PipelineLayout
 from partitioner.dry_run import MeasuredMemory
 from partitioner.errors import InfeasibleError, SpecError
@@ -39,10 +39,16 @@ def pipeline_plan(subject: Priced) -> Plan:
 
     Raises:
         SpecError: the model has fewer parts than stages are asked for, or a constraint that no
-            pipeline can keep.
+            pipeline can keep, or a link is broken: stages send straight to each other.
         InfeasibleError: nothing fits, and by how much.
     """
     options, cluster, graph = subject.options, subject.cluster, subject.graph
+    for link in cluster.links:
+        if link.broken:
+            raise SpecError(
+                f"the {link} is broken, and the stages of a pipeline send straight to each other; "
+                "leave one of the two devices out, or plan with micro_batches=1"
+            )
     demands = resolve(options.constraints, targets(graph), cluster.names, graph.colocated)
     units = stage_units(subject.captured, demands.colocated)
     output = next(iter(reversed(subject.captured.graph.nodes)))
@@ -133,7 +139,7 @@ def rehearse_pipeline(
 def _rehearsed(
     subject: Priced, layout: PipelineLayout, ranks: Sequence[str], mode: FakeTensorMode
 ) -> dict[str, MeasuredMemory]:
-    fake = fake_clone(subject.model, mode).train(layout.captured.training)
+    fake = in_mode(fake_clone(subject.model, mode), layout.captured.training)
     names = subject.cluster.names
     example = layout.inputs(*layout.captured.example)
     batch = {
@@ -147,8 +153,6 @@ def _rehearsed(
     }
     with virtual_gpus(subject.cluster, limits=False) as gpus:
         pipeline = LocalPipeline(fake, layout, ranks, lambda output, _: training_loss(output))
-        for stage in pipeline.stages:
-            stage.train(layout.captured.training)
         del fake
         before = {name: gpus[name].allocated_nbytes for name in names}
         trainable = [p for p in pipeline.parameters() if p.requires_grad]

@@ -86,15 +86,14 @@ class Plan(PlanDocument, frozen=True):
         with suspended():
             captured = self._capture(model)
         data = {} if opened is None else match(model, opened, strict=strict)
-        detours = self.virtual_cluster().detours
-        return place(model, captured, self.placement, plan=self, detours=detours, data=data)
+        return place(model, captured, self.placement, plan=self, detours=self.detours, data=data)
 
     def source(self) -> str:
         """The placed model as a self-contained, readable Python module.
 
         Its class gives the same outputs when it is loaded with the model's `state_dict`.
         """
-        return source(self, self.virtual_cluster().detours)
+        return source(self, self.detours)
 
     def draw(self, path: str | os.PathLike[str]) -> None:
         """Draw the partition graph; `.svg`, `.png`, `.dot` or `.html` by suffix."""

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
+from partitioner.capture import in_mode
 from partitioner.distributed import joined, micro_calls
 from partitioner.graph import optimizer_factory, output_tensors, training_loss
 from partitioner.plan import Plan
@@ -94,7 +95,7 @@ def verify(
     training = plan.mode == "train"
     make = make_optimizer or optimizer_factory(plan.optimizer or "sgd")
     micro_batches = 1 if plan.pipeline is None else plan.pipeline.micro_batches
-    original = copy.deepcopy(model).train(training)
+    original = in_mode(copy.deepcopy(model), training)
     with contextlib.ExitStack() as stack:
         if plan.pipeline is not None:
             stack.enter_context(_WithoutDropout())
@@ -103,7 +104,7 @@ def verify(
         on, peaks = stack.enter_context(_devices(plan))
         placed: _Whole | _Pipeline
         if plan.pipeline is None:
-            placed = _Whole(plan.apply(model).train(training), micro_batches)
+            placed = _Whole(in_mode(plan.apply(model), training), micro_batches)
         else:
             placed = _Pipeline(plan, model)
         found = _run(placed, args, kwargs, make if training else None, seed)
@@ -136,7 +137,9 @@ class _Whole:
             if torch.is_grad_enabled():
                 loss = training_loss(output)
                 del output
-                (loss / self.micro_batches).backward()  # type: ignore[no-untyped-call]
+                if self.micro_batches > 1:
+                    loss = loss / self.micro_batches
+                loss.backward()  # type: ignore[no-untyped-call]
                 del loss
         return returned[0] if self.micro_batches == 1 else joined(returned)
 
@@ -146,7 +149,8 @@ class _Pipeline:
 
     def __init__(self, plan: Plan, model: nn.Module) -> None:
         self.pipeline = plan.pipeline_on(model, lambda output, _: training_loss(output))
-        self.pipeline.train(plan.mode == "train")
+        for stage in self.pipeline.stages:
+            in_mode(stage, plan.mode == "train")
 
     def parameters(self) -> list[tuple[str, nn.Parameter]]:
         return list(self.pipeline.named_parameters())

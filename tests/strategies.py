@@ -78,6 +78,8 @@ def problems(
     if objective == "memory" or draw(st.booleans()):
         capacities: tuple[int | None, ...] = tuple(draw(limit) for _ in devices)
         capacities = capacities[:1] * count_devices if equal else capacities
+        if count_devices > 1 and draw(st.integers(0, 4)) == 0:
+            capacities = (*capacities[:-1], None)
     else:
         capacities = (None,) * count_devices
     link = scale * draw(st.sampled_from([0.0, 0.5]))
@@ -93,7 +95,8 @@ def problems(
         return plain * square.get((a, b), 0.0)
 
     node_pairs = [(a, b) for a in range(nodes) for b in range(a + 1, nodes)]
-    some_pairs = st.lists(st.sampled_from(node_pairs), max_size=1) if node_pairs else st.just([])
+    some_pairs = st.lists(st.sampled_from(node_pairs), max_size=2) if node_pairs else st.just([])
+    few_pairs = st.lists(st.sampled_from(node_pairs), max_size=1) if node_pairs else st.just([])
     return Problem(
         objective=objective,
         nodes=tuple(f"n{node}" for node in range(nodes)),
@@ -116,8 +119,11 @@ def problems(
             (draw(st.sampled_from(devices)),) if draw(st.integers(0, 9)) == 0 else tuple(devices)
             for _ in range(nodes)
         ),
-        colocated=tuple(draw(some_pairs)),
-        separated=tuple(((a,), (b,)) for a, b in draw(some_pairs)),
+        colocated=tuple(draw(some_pairs if draw(st.booleans()) else few_pairs)),
+        separated=tuple(
+            ((a, b - 1) if a < b - 1 and draw(st.booleans()) else (a,), (b,))
+            for a, b in draw(few_pairs)
+        ),
         contiguous=draw(st.integers(0, 3)) == 0,
         pays_endpoint=tuple(draw(st.booleans()) for _ in devices),
     )
@@ -149,12 +155,20 @@ def hops_between(
 
 
 def brute_force(problem: Problem) -> tuple[list[int], Evaluation] | None:
-    """The best assignment of all, ties settled as the solver should; `None` if none is feasible."""
-    best: tuple[tuple[float, ...], list[int], Evaluation] | None = None
-    for placed in product(range(len(problem.devices)), repeat=len(problem.nodes)):
-        recount = count(problem, placed)
-        if recount.feasible:
-            rank = (recount.objective, recount.moved_nbytes, recount.moves, *placed)
-            if best is None or rank < best[0]:
-                best = (rank, list(placed), recount)
-    return None if best is None else best[1:]
+    """The best assignment of all, ties settled as the solver should; `None` if none is feasible.
+
+    Objectives that differ by rounding alone are a tie.
+    """
+    found = [
+        (count(problem, placed), list(placed))
+        for placed in product(range(len(problem.devices)), repeat=len(problem.nodes))
+    ]
+    found = [(recount, placed) for recount, placed in found if recount.feasible]
+    if not found:
+        return None
+    least = min(recount.objective for recount, _ in found)
+    best, placed = min(
+        (pair for pair in found if pair[0].objective <= least * (1 + 1e-12)),
+        key=lambda pair: (pair[0].moved_nbytes, pair[0].moves, pair[1]),
+    )
+    return placed, best

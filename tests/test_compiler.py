@@ -50,6 +50,16 @@ def test_memory_forces_the_cut_between_the_layers() -> None:
     assert all(use.peak <= 3 << 20 for use in found.memory.values())
 
 
+def test_operators_that_bytes_alone_price_reach_the_user() -> None:
+    class Inverse(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.linalg.inv(x) + 1
+
+    found = plan(Inverse().eval(), "1x1GiB", torch.eye(4))
+    assert found.unpriced == ("aten.linalg_inv_ex.default",)
+    assert "aten.linalg_inv_ex.default" in found.explain()
+
+
 def test_the_same_input_gives_the_same_bytes() -> None:
     plans = [
         plan(ZOO["unet"].build(), "2x1GiB", ZOO["unet"].args(), objective="throughput").to_json()

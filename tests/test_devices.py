@@ -9,7 +9,18 @@ import torch
 from torch import nn
 
 from cost_models import DeviceKind, OperatorCall, RooflineCostModel
-from partitioner import Cluster, Device, InfeasibleError, Link, Pin, Plan, plan, virtual_gpus
+from partitioner import (
+    Cluster,
+    Device,
+    InfeasibleError,
+    Link,
+    Pin,
+    Plan,
+    SpecError,
+    partition,
+    plan,
+    virtual_gpus,
+)
 from partitioner.emit import place
 from partitioner.verify import verify
 
@@ -89,6 +100,18 @@ def test_a_model_is_moved_from_its_gpu_round_a_broken_link() -> None:
         placed = made.apply(model)
         for name, value in model.state_dict().items():
             assert torch.equal(placed.state_dict()[name].cpu(), value.cpu())
+
+
+def test_partition_makes_the_detour() -> None:
+    with virtual_gpus(two(BROKEN[0])):
+        model = Residual()
+        placed = partition(model, two(BROKEN[0]), INPUT, constraints=APART)
+        assert torch.equal(placed(INPUT).cpu(), model(INPUT))
+
+
+def test_a_pipeline_over_a_broken_link_is_refused() -> None:
+    with pytest.raises(SpecError, match="link between 'cuda:0' and 'cuda:1' is broken"):
+        plan(Residual(), two(BROKEN[0]), INPUT, micro_batches=2, objective="throughput")
 
 
 def test_the_emitted_source_makes_the_detour() -> None:

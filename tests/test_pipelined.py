@@ -157,7 +157,7 @@ def test_a_stage_that_reads_from_a_later_one_is_refused() -> None:
 
 
 def test_what_fits_nowhere_is_told_with_its_lack() -> None:
-    with pytest.raises(InfeasibleError, match="lack .*cuda:0") as caught:
+    with pytest.raises(InfeasibleError, match=r"lack .*cuda:0") as caught:
         planned("hf_gpt2_labels", memory="100KiB")
     assert caught.value.shortfall["total"] > 0
 

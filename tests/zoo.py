@@ -52,7 +52,7 @@ def _no_args(batch: int = 4) -> tuple[Any, ...]:
     return ()
 
 
-def _seeded(function: Callable[..., Any], seed: int) -> Callable[..., Any]:
+def seeded(function: Callable[..., Any], seed: int) -> Callable[..., Any]:
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
         with torch.random.fork_rng(devices=[]):
@@ -74,9 +74,9 @@ def register(
     """Put a case into `ZOO`."""
     ZOO[name] = Case(
         name,
-        _seeded(build, SEED),
-        _seeded(args, SEED + 1),
-        _seeded(kwargs, SEED + 2),
+        seeded(build, SEED),
+        seeded(args, SEED + 1),
+        seeded(kwargs, SEED + 2),
         batched,
         frozenset(tags),
     )
@@ -958,7 +958,7 @@ register("shared_submodule", SharedSubmodule, vectors(), tags=("awkward",))
 register("dense_experts", DenseExperts, vectors())
 
 # A model whose own text names GPUs: it runs on virtual GPUs only, and is captured anywhere.
-HAND_SPLIT = Case("hand_split", _seeded(HandSplit, SEED), _seeded(vectors(), SEED + 1), _no_kwargs)
+HAND_SPLIT = Case("hand_split", seeded(HandSplit, SEED), seeded(vectors(), SEED + 1), _no_kwargs)
 
 
 def run(case: Case, model: nn.Module | None = None, batch: int | None = None, seed: int = 0) -> Any:

@@ -10,7 +10,14 @@ from partitioner.capture.captured import (
     tensor_specs,
 )
 from partitioner.capture.check import GraphRun
-from partitioner.capture.clone import NamedTensor, clone, fake_clone, fetch, named_tensors
+from partitioner.capture.clone import (
+    NamedTensor,
+    clone,
+    fake_clone,
+    fetch,
+    in_mode,
+    named_tensors,
+)
 from partitioner.capture.conditions import Condition, Dimension
 from partitioner.capture.example import example_call
 from partitioner.capture.inputs import InputSpec
@@ -51,6 +58,7 @@ __all__ = [
     "fetch",
     "graph_of",
     "holds_tensor",
+    "in_mode",
     "inputs_of",
     "named_tensors",
     "quiet",

@@ -103,6 +103,15 @@ def fake_clone(model: nn.Module, mode: FakeTensorMode) -> nn.Module:
     return clone(model, lambda tensor, _: fake_like(tensor, mode))
 
 
+def in_mode(module: nn.Module, training: bool) -> nn.Module:
+    """The module in train or eval mode.
+
+    Where the whole is in that mode already, its submodules keep their own: a frozen batch norm
+    inside a model in training stays frozen, as it does when its user calls the model.
+    """
+    return module if module.training == training else module.train(training)
+
+
 def fake_like(tensor: Tensor, mode: FakeTensorMode) -> Tensor:
     """Make a fake CPU tensor (a parameter for a parameter) with the sizes of `tensor`."""
     with mode, torch.no_grad():

@@ -15,7 +15,7 @@ from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from partitioner.capture.assemble import ordered, state_specs
 from partitioner.capture.captured import Captured
 from partitioner.capture.check import check
-from partitioner.capture.clone import fake_clone, fake_like, named_tensors
+from partitioner.capture.clone import fake_clone, fake_like, in_mode, named_tensors
 from partitioner.capture.groups import Groups
 from partitioner.capture.inputs import prepared
 from partitioner.capture.layers import layers_of, values_of, volatile_names
@@ -28,6 +28,7 @@ from partitioner.capture.recording import OpaqueNeededError
 from partitioner.capture.sizes import DataDecidesError
 from partitioner.capture.stand_in import RealRun
 from partitioner.capture.symbols import SizesFixedError, Symbols
+from partitioner.capture.truths import undrawn
 from partitioner.errors import CaptureError
 
 
@@ -55,7 +56,7 @@ def capture(
         CaptureError: the inputs do not fit, the model fails, or its own `forward` decides by data.
     """
     model = getattr(model, "_orig_mod", model)
-    with quiet():
+    with quiet(), undrawn():
         return _Session(model, args, dict(kwargs or {})).both(training)
 
 
@@ -158,9 +159,7 @@ class _Session:
     def _run(self, training: bool) -> Recorded:
         symbols = Symbols(self.groups)
         mode = _fake_mode()
-        clone = fake_clone(self.model, mode)
-        if clone.training != training:
-            clone.train(training)
+        clone = in_mode(fake_clone(self.model, mode), training)
         held = named_tensors(clone)
         recorder = Recorder(clone, mode, symbols, self.leaves, self.real)
 

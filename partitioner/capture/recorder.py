@@ -45,7 +45,14 @@ from partitioner.capture.sizes import SYMBOLIC, first_of
 from partitioner.capture.stand_in import RealRun
 from partitioner.capture.structure import Structure, dissect
 from partitioner.capture.symbols import Symbols
-from partitioner.capture.truths import STAND_INS, known_truth
+from partitioner.capture.truths import (
+    STAND_INS,
+    Answers,
+    drawn,
+    is_alike,
+    known_truth,
+    undrawn,
+)
 from partitioner.capture.twins import Twins, tensors_in, version_of
 
 _BASE = (type(None), bool, int, float, complex, str, type(Ellipsis))
@@ -85,7 +92,7 @@ class Recorder(TorchFunctionMode):
         self._keep: list[Any] = []
         self._on = False
         self._depth = 0
-        self._tolerant = False
+        self._answers: Answers | None = None
         self._state_names: dict[int, str] = {}
         self._held = named_tensors(model)
         for held in self._held:
@@ -111,6 +118,7 @@ class Recorder(TorchFunctionMode):
                 mock.patch.object(FakeTensor, "device", property(self._device)),
                 mock.patch.object(torch, "from_numpy", self._from_numpy),
                 mock.patch.object(apis, "vmap_impl", self._vmap),
+                mock.patch.object(torch, "_check_tensor_all_with", self._checked),
                 masks_undetected(),
                 autocast_regions(self.regions),
                 autograd_functions(self._refuse),
@@ -122,10 +130,10 @@ class Recorder(TorchFunctionMode):
 
     def try_out(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
         """Call the model without recording; tells whether its result holds a tensor."""
-        self._tolerant = True
+        self._answers = Answers()
         with masks_undetected(), self:
             result = self.model(*args, **kwargs)
-        return bool(dissect(result, lambda part: isinstance(part, Tensor))[1])
+        return bool(dissect(result, _is_tensor)[1])
 
     def finish(self, result: Any) -> tuple[Structure, list[Any]]:
         """Take the result apart, and write back the buffers that the model has rebound.
@@ -241,12 +249,12 @@ class Recorder(TorchFunctionMode):
     def _run(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if takes_device(func):
             kwargs = {**kwargs, "device": "cpu"}
-        if self._tolerant and func in STAND_INS:
+        if self._answers is not None and func in STAND_INS:
             try:
                 result = func(*args, **kwargs)
             except Exception:
-                return STAND_INS[func]
-            return STAND_INS[func] if isinstance(result, SYMBOLIC) else result
+                return self._answers.to(func)
+            return self._answers.to(func) if isinstance(result, SYMBOLIC) else result
         return func(*args, **kwargs)
 
     def _record(
@@ -359,9 +367,14 @@ class Recorder(TorchFunctionMode):
         self.frames.append(frame)
         self.recording.calls.append(frame)
         frame.start = len(self.recording.sequence)
+        before = drawn()
         try:
             with self.symbols.scope():
                 result = _called(module, args, kwargs)
+            if drawn() != before:
+                raise OpaqueNeededError(
+                    self._callable_whole(), "it draws random numbers outside PyTorch"
+                )
         except BaseException:
             self._failed(path)
             raise
@@ -404,17 +417,42 @@ class Recorder(TorchFunctionMode):
             if not opaque:
                 return _called(module, args, kwargs)
             with torch._C._EnableTorchFunction():
-                return _called(module, args, kwargs)
+                return self._whole(module, path, args, kwargs)
 
-        self._on, self._tolerant = False, opaque
+        self._on = False
         try:
-            with torch._C.DisableTorchFunction():
+            with undrawn(), torch._C.DisableTorchFunction():
                 return self._leaf(module, path, call, args, kwargs, checkpointed)
         except BaseException:
             self._failed(path)
             raise
         finally:
-            self._on, self._tolerant = True, False
+            self._on = True
+
+    def _whole(self, module: nn.Module, path: str, args: Any, kwargs: Any) -> Any:
+        """Call a module with stand-ins for its data, two ways if it asks for any.
+
+        Raises:
+            OpaqueNeededError: what it returns is built another way then.
+        """
+        self._answers = Answers()
+        try:
+            result = _called(module, args, kwargs)
+            if not self._answers.given:
+                return result
+            self._answers = Answers(other=True)
+            try:
+                other = _called(module, args, kwargs)
+            except Exception:
+                return result
+        finally:
+            self._answers = None
+        if not is_alike(result, other):
+            reason = self.opaque.get(path, "it decides by its data")
+            if not reason.startswith("what "):
+                reason = f"what {path} returns is built one way or another: {reason}"
+            raise OpaqueNeededError(self._callable_whole(), reason)
+        return result
 
     def _leaf(
         self,
@@ -435,6 +473,11 @@ class Recorder(TorchFunctionMode):
         tensors = tensors_in(args, kwargs)
         result, twin = self.twins.bounded(result, twin, tensors)
         result = self._fresh(result, tensors, changed)
+        if not _is_plain(result):
+            reason = f"{path}, which is called whole, returns tensors in an object"
+            if path in self.opaque:
+                reason += f" ({self.opaque[path]})"
+            raise OpaqueNeededError(self._callable_whole(), reason)
         node = self._add("call_module", path, node_args, node_kwargs)
         self.recording.leaf_state[node] = {inner: name for _, inner, name in state}
         for tensor, _, name in state:
@@ -573,6 +616,14 @@ class Recorder(TorchFunctionMode):
             raise OpaqueNeededError(self._callable_whole(), "it uses torch.vmap")
         return _VMAP(*args, **kwargs)
 
+    def _checked(self, error_type: Any, condition: Tensor, message: Any = None) -> None:
+        """`torch._check_tensor_all`: it holds while recording; the graph checks it in each run."""
+        if self._on:
+            told = str(message()) if message is not None else "a check of the model does not hold"
+            every = condition.all()
+            node = self._add("call_function", torch._assert_async, (self._tensor(every), told), {})
+            self._describe(node, None)
+
     def _refuse(self, function: type) -> None:
         """Ask for a leaf where a custom autograd function runs: its backward cannot be recorded."""
         if self._on:
@@ -611,6 +662,19 @@ _TENSOR_ATTRIBUTES = frozenset({"T", "H", "mT", "mH", "data", "grad", "real", "i
 def _called(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Call a module past what was put in the place of its call, its hooks included."""
     return module._call_impl(*args, **kwargs)  # type: ignore[no-untyped-call]
+
+
+def _is_plain(result: Any) -> bool:
+    """Whether all tensors of a result are in lists, tuples and dicts."""
+    if isinstance(result, (list, tuple)):
+        return all(map(_is_plain, result))
+    if isinstance(result, dict):
+        return all(map(_is_plain, result.values()))
+    return isinstance(result, Tensor) or not dissect(result, _is_tensor)[1]
+
+
+def _is_tensor(value: Any) -> bool:
+    return isinstance(value, Tensor)
 
 
 def _numel(module: nn.Module) -> int:

@@ -29,6 +29,10 @@ _DUNDERS = ("__len__", "__and__", "__or__", "__xor__", "__invert__")
 _MATHS = _words("ceil floor trunc sqrt log log2 exp prod")
 _BUILTINS = _words("abs bool float getattr int len max min round sum")
 
+# Functions of tensors with a name that begins with an underscore: checks of data, and products of
+# matrices.
+_UNDERSCORED = _words("_assert_async _grouped_mm _scaled_mm _scaled_grouped_mm")
+
 # Namespaces whose functions a recording may hold, in the order in which names are preferred.
 _SPACES: tuple[tuple[str, Any], ...] = (
     ("torch.nn.functional", torch.nn.functional),
@@ -96,6 +100,7 @@ def _functions() -> Mapping[str, Callable[..., Any]]:
     known = {id(function) for group in get_overridable_functions().values() for function in group}
     native = dir(torch._C._VariableFunctions)
     known |= {id(getattr(torch, name, None)) for name in native if not name.startswith("_")}
+    known |= {id(getattr(torch, name, None)) for name in _UNDERSCORED}
     for prefix, space in _SPACES:
         for name in sorted(dir(space)):
             value = getattr(space, name, None)

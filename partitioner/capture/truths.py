@@ -3,25 +3,100 @@
 from __future__ import annotations
 
 import operator
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
+import numpy
 import torch
 from torch import Tensor, fx
 
-STAND_INS: dict[Any, Any] = {
-    Tensor.__bool__: True,
-    Tensor.item: 1,
-    Tensor.__int__: 1,
-    Tensor.__index__: 1,
-    Tensor.__float__: 1.0,
+from partitioner.capture.sizes import SYMBOLIC
+from partitioner.capture.structure import Structure, dissect
+
+STAND_INS: dict[Any, tuple[Any, Any]] = {
+    Tensor.__bool__: (True, False),
+    Tensor.item: (1, 0),
+    Tensor.__int__: (1, 0),
+    Tensor.__index__: (1, 0),
+    Tensor.__float__: (1.0, 0.0),
 }
-"""What a module that is called as a whole is told of its data, to see what it returns."""
+"""What a module that is called as a whole is told of its data, to see what it returns.
+
+It is told the first, and then in another call the second: what it returns must be alike.
+"""
+
+MOST_ANSWERS = 10_000
+"""A module that asks for more is taken to ask for ever."""
 
 # By comparison of a number in [0, 1) with a limit: the answer for a limit of at most 0, at least 1.
 _ALWAYS: dict[Any, tuple[bool, bool]] = {
     operator.lt: (False, True),
     operator.ge: (True, False),
 }
+
+
+class Answers:
+    """Gives a module that is called as a whole its stand-ins for data.
+
+    Args:
+        other: whether to give the second ones.
+
+    Attributes:
+        given: how many were given.
+    """
+
+    def __init__(self, *, other: bool = False) -> None:
+        self.other = other
+        self.given = 0
+
+    def to(self, func: Any) -> Any:
+        """Answer a function of `STAND_INS`.
+
+        Raises:
+            RuntimeError: it has asked for too many.
+        """
+        self.given += 1
+        if self.given > MOST_ANSWERS:
+            raise RuntimeError("it asks for its data without end")
+        return STAND_INS[func][self.other]
+
+
+def is_alike(one: Any, other: Any) -> bool:
+    """Whether two results are built alike, whatever their tensors and varying numbers are."""
+    structures = (dissect(value, lambda part: isinstance(part, _FREE))[0] for value in (one, other))
+    return _is_same(*structures)
+
+
+_FREE = (Tensor, *SYMBOLIC)
+
+
+def _is_same(one: Structure, other: Structure) -> bool:
+    if (one.kind, one.type, one.keys) != (other.kind, other.type, other.keys):
+        return False
+    if one.kind == "constant":
+        return type(one.value) is type(other.value) and (
+            not one.is_plain or bool(one.value == other.value)
+        )
+    return all(map(_is_same, one.items, other.items))
+
+
+def drawn() -> Any:
+    """The state of Python's and NumPy's random numbers: another one after each draw."""
+    kind, keys, *rest = numpy.random.get_state(legacy=True)
+    return random.getstate(), kind, bytes(keys), rest
+
+
+@contextmanager
+def undrawn() -> Iterator[None]:
+    """Put Python's and NumPy's random numbers back as they were."""
+    python, numeric = random.getstate(), numpy.random.get_state()
+    try:
+        yield
+    finally:
+        random.setstate(python)
+        numpy.random.set_state(numeric)
 
 
 def known_truth(node: fx.Node | None) -> bool | None:

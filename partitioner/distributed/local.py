@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from partitioner.distributed.layout import PipelineLayout
 from partitioner.distributed.share import Share, merged, model_loss
-from partitioner.emit import StageModule, make_stage
+from partitioner.emit import make_stage
 from partitioner.schedule import Action, Kind, StageSeconds, simulate
 
 
@@ -177,6 +177,3 @@ def _sequence(layout: PipelineLayout) -> Iterable[Action]:
     table = simulate(layout.orders, [StageSeconds(1.0, 1.0, 1.0)] * len(layout.parts))
     rows = [interval for row in table.compute for interval in row]
     return (i.action for i in sorted(rows, key=lambda i: (i.start, i.end, i.action.stage)))
-
-
-__all__ = ["LocalPipeline", "StageModule"]

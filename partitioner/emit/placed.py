@@ -12,7 +12,7 @@ import itertools
 import linecache
 import sys
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -22,6 +22,7 @@ from torch import Tensor, fx, nn
 
 from partitioner.capture.captured import Captured
 from partitioner.capture.clone import clone, named_tensors
+from partitioner.emit.following import following_generate
 from partitioner.emit.forward import Forward, constant_name, original_class, write_forward
 from partitioner.emit.graphs import check_placement, listed
 from partitioner.emit.modes import both_modes, placement_of_state
@@ -163,7 +164,7 @@ def place(
 
     def moved(tensor: Tensor, name: str) -> Tensor:
         source = data[name]() if name in data else tensor
-        return copied(tensor, source, homes.get(name, first), detours)
+        return copied(tensor, name, homes.get(name, first), source, detours)
 
     placed = clone(model, moved)
     vars(placed).pop("forward", None)
@@ -171,7 +172,7 @@ def place(
         where = owned_state(recording, placements[training])
         for name, tensor in recording.constants.items():
             vars(placed)[constant_name(name, recording)] = copied(
-                tensor, tensor, where[name], detours
+                tensor, name, where[name], detours=detours
             )
     placed.__class__ = _placed_class(original_class(model), Placing(forward, plan))
     assert isinstance(placed, PlacedModule)
@@ -186,15 +187,37 @@ def _check_data(model: nn.Module, data: Mapping[str, Any]) -> None:
         if held.tensor.is_meta and held.names[0] not in data
     ]
     if bare:
-        raise PlanError(
-            f"{listed('tensor', bare)} of the model on 'meta' have no data; give "
-            "`plan.apply(model, checkpoint=...)` their file, or materialise the model first, as by "
-            "`model.to_empty(device='cpu')` and `model.load_state_dict(...)`"
-        )
+        raise PlanError(_without_data(bare))
 
 
-def copied(tensor: Tensor, source: Tensor, device: str, detours: Detours | None = None) -> Tensor:
-    """What `tensor` is, with a copy of the data of `source`, straight on its device."""
+def _without_data(names: Sequence[str]) -> str:
+    verb = "has" if len(names) == 1 else "have"
+    return (
+        f"{listed('tensor', names)} of the model on 'meta' {verb} no data; give "
+        "`plan.apply(model, checkpoint=...)` their file, or materialise the model first, as by "
+        "`model.to_empty(device='cpu')` and `model.load_state_dict(...)`"
+    )
+
+
+def copied(
+    tensor: Tensor,
+    name: str,
+    device: str,
+    source: Tensor | None = None,
+    detours: Detours | None = None,
+) -> Tensor:
+    """A copy of a parameter, buffer or constant, straight on its device.
+
+    Args:
+        tensor: what it is.
+        name: its canonical name.
+        device: where the copy is to be.
+        source: its data, where that does not come from `tensor`.
+        detours: see `place`.
+    """
+    source = tensor if source is None else source
+    if source.is_meta and torch.device(device).type != "meta":
+        raise PlanError(_without_data([name]))
     with torch.no_grad():
         host = (detours or {}).get((str(source.device), device))
         data = source.detach() if host is None else source.detach().to(host)
@@ -237,6 +260,8 @@ def _placed_class(original: type[nn.Module], placing: Placing) -> type[PlacedMod
         "__module__": original.__module__,
         "__qualname__": f"Placed{name}",
     }
+    if isinstance(getattr(base, "main_input_name", None), str) and hasattr(base, "generate"):
+        space["generate"] = following_generate(base)
     return type(name, bases, space)
 
 

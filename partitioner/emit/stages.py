@@ -22,7 +22,6 @@ from partitioner.emit.forward import require_mode
 from partitioner.emit.graphs import PlacedGraph, nodes_in
 from partitioner.emit.moves import insert_moves
 from partitioner.emit.placed import copied
-from partitioner.errors import PlanError
 from partitioner.graph.stages import StagePart
 
 
@@ -81,13 +80,6 @@ def hand_on(value: Tensor, changes: bool) -> Tensor:
     return handed
 
 
-def _same(tensor: Tensor, name: str, device: str) -> Tensor:
-    """A copy of the original's tensor."""
-    if tensor.is_meta and torch.device(device).type != "meta":
-        raise PlanError(f"'{name}' has no data: the model is on 'meta'; materialise it first")
-    return copied(tensor, tensor, device)
-
-
 def make_stage(
     model: nn.Module,
     captured: Captured,
@@ -95,7 +87,7 @@ def make_stage(
     device: str | torch.device,
     *,
     last: bool,
-    tensor_of: Callable[[Tensor, str, str], Tensor] = _same,
+    tensor_of: Callable[[Tensor, str, str], Tensor] = copied,
 ) -> StageModule:
     """The module of one stage, on `device`. The original is not modified.
 

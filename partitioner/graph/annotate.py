@@ -10,7 +10,14 @@ from typing import Any
 import networkx as nx
 from torch import fx, nn
 
-from cost_models import CostModel, CostModelError, DeviceKind, OperatorCall, is_bandwidth_bound
+from cost_models import (
+    CostModel,
+    CostModelError,
+    DeviceKind,
+    MeasuredCostModel,
+    OperatorCall,
+    is_bandwidth_bound,
+)
 from partitioner.capture import Captured, NodeInfo, TensorSpec
 from partitioner.errors import InfeasibleError
 from partitioner.graph.cost_graph import CostGraph, NodeCost, TensorCost
@@ -83,18 +90,24 @@ def annotate(
         holdings=holdings_of(rehearsal, readers, _homes(captured), memory),
         points=rehearsal.points,
         colocated=(*captured.colocated, *_numbers_beside_operands(captured)),
-        unpriced=_unpriced(rehearsal.nodes),
+        unpriced=tuple(sorted(prices.unpriced)),
         owners=owners_of(captured),
     )
 
 
 class _Prices:
-    """Prices calls, each distinct one once."""
+    """Prices calls, each distinct one once.
+
+    Attributes:
+        unpriced: operators without a FLOP formula, and not measured, whose bytes alone may tell too
+            little.
+    """
 
     def __init__(self, cost_model: CostModel, kinds: Mapping[str, DeviceKind]) -> None:
         self.cost_model = cost_model
         self.kinds = kinds
         self.known: dict[tuple[str, str], float] = {}
+        self.unpriced: set[str] = set()
 
     def both(
         self, name: str, operator: str, trace: NodeTrace
@@ -124,7 +137,13 @@ class _Prices:
     def _price(self, call: OperatorCall, device: str) -> float:
         key = (call.signature, device)
         if key not in self.known:
-            self.known[key] = self.cost_model.seconds(call, self.kinds[device])
+            kind = self.kinds[device]
+            self.known[key] = self.cost_model.seconds(call, kind)
+            if not (call.has_formula or is_bandwidth_bound(call.operator)) and not (
+                isinstance(self.cost_model, MeasuredCostModel)
+                and self.cost_model.is_measured(call, kind)
+            ):
+                self.unpriced.add(call.operator)
         return self.known[key]
 
 
@@ -220,14 +239,3 @@ def _operator_name(node: fx.Node, model: nn.Module) -> str:
             if node.target is python_operator.getitem:
                 return "getitem"
             return str(getattr(node.target, "__name__", node.target))
-
-
-def _unpriced(nodes: Iterable[NodeTrace]) -> tuple[str, ...]:
-    """Operators without a FLOP formula whose bytes alone may tell too little."""
-    names = {
-        call.operator
-        for trace in nodes
-        for call in (*trace.forward, *trace.backward)
-        if not call.has_formula
-    }
-    return tuple(sorted(name for name in names if not is_bandwidth_bound(name)))

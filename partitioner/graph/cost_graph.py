@@ -75,7 +75,8 @@ class CostGraph:
         holdings: what takes memory, and when.
         points: how many program points there are.
         colocated: groups of nodes that must share a device.
-        unpriced: operators that have no FLOP formula and were charged by bytes alone.
+        unpriced: operators that have no FLOP formula, were not measured, and were charged by bytes
+            alone.
         owners: where each parameter, buffer and constant lives: the nodes that own it, by every
             name it has. (`holdings` have the name of one of those that they sum up.)
     """

@@ -20,7 +20,7 @@ from contextlib import suppress
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from partitioner.capture import Captured, fake_clone, quiet
+from partitioner.capture import Captured, fake_clone, in_mode, quiet
 from partitioner.graph.run import Run
 from partitioner.graph.trace import Rehearsal
 from partitioner.graph.whole_calls import WholeCalls
@@ -55,7 +55,4 @@ def rehearse(
 
 
 def _clone(captured: Captured, model: nn.Module, mode: FakeTensorMode) -> nn.Module:
-    clone = fake_clone(model, mode)
-    if clone.training != captured.training:
-        clone.train(captured.training)
-    return clone
+    return in_mode(fake_clone(model, mode), captured.training)

@@ -43,18 +43,13 @@ def inventory(topology: Topology | None = None) -> Inventory:
     what `topology` (`None`: what `nvidia-smi` says) tells of NVLink and PCI Express. Where it does
     not tell, there is no link, and plans take the stated default.
     """
-    names = gpu_names()
+    names = [f"cuda:{i}" for i in range(torch.cuda.device_count())]
     if not names:
         return Inventory(Cluster.of([HOST]))
     devices = Cluster.of(names).devices
     reader = _Reader(names, read_topology() if topology is None else topology)
     notes = dict(_merged(dict(reader.links())))
     return Inventory(Cluster(devices, tuple(notes)), notes)
-
-
-def gpu_names() -> list[str]:
-    """The GPUs that `torch.cuda` sees."""
-    return [f"cuda:{i}" for i in range(torch.cuda.device_count())]
 
 
 class _Reader:

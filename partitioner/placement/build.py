@@ -63,7 +63,7 @@ def build_plan(
     """
     check_name("objective", objective, OBJECTIVES)
     check_name("mode", mode, MODES)
-    check_placement(graph, cluster, solution.assignment, constraints)
+    check_placement(graph, cluster, solution.assignment, constraints, measured)
     placement = {node: solution.assignment[node] for node in graph.order}
     homes = state_placement(captured, placement)
     document = document_type(
@@ -96,8 +96,9 @@ def build_plan(
         inputs=inputs_of(captured),
         program=records(captured),
         costs={node: _costs(graph, node) for node in graph.order},
+        unpriced=graph.unpriced,
     )
-    check(document, graph, cluster)
+    check(document, graph, cluster, measured)
     return document
 
 
@@ -168,6 +169,7 @@ def build_pipeline_plan(
         inputs=inputs_of(captured),
         program=records(captured),
         costs={node: _costs(graph, node) for node in graph.order},
+        unpriced=graph.unpriced,
         pipeline=replace(record, bubble=found.timetable.bubble),
     )
     check(document, graph, cluster)

@@ -16,7 +16,7 @@ import networkx as nx
 from partitioner.capture import captured_of
 from partitioner.errors import PlanError, SolverError, SpecError
 from partitioner.graph.cost_graph import CostGraph
-from partitioner.placement.memory import fullness, peak_nbytes
+from partitioner.placement.memory import Measured, fullness, peak_nbytes
 from partitioner.placement.parts import PipelineRecord, Transfer
 from partitioner.placement.pipeline import pipelined
 from partitioner.placement.timeline import bottleneck_seconds, step_seconds
@@ -43,8 +43,11 @@ def check_placement(
     cluster: Cluster,
     placement: Mapping[str, str],
     constraints: Sequence[Constraint] = (),
+    measured: Mapping[str, Measured] | None = None,
 ) -> None:
     """Check that a placement is a placement at all, and keeps to limits and constraints.
+
+    Limits hold for the peaks that were `measured`, by device name, or else for the predicted ones.
 
     Raises:
         SolverError: it does not; the message names what is broken.
@@ -56,13 +59,18 @@ def check_placement(
         chain(
             _torn(graph, placement),
             _violated(graph, demands, placement),
-            _too_full(graph, cluster, placement),
+            _too_full(graph, cluster, placement, measured),
         )
     )
 
 
-def check(document: PlanDocument, graph: CostGraph, cluster: Cluster) -> None:
-    """Check a plan and all that it claims against the cost graph.
+def check(
+    document: PlanDocument,
+    graph: CostGraph,
+    cluster: Cluster,
+    measured: Mapping[str, Measured] | None = None,
+) -> None:
+    """Check a plan and all that it claims against the cost graph, and peaks that were `measured`.
 
     Raises:
         SolverError: anything is broken; the message names it.
@@ -73,7 +81,7 @@ def check(document: PlanDocument, graph: CostGraph, cluster: Cluster) -> None:
         _refuse(chain(_misplaced(graph, placement), faults(document)))
         _refuse(chain(disagreements(document, graph), _wrong_bound(document)))
         return
-    check_placement(graph, cluster, placement, constraints)
+    check_placement(graph, cluster, placement, constraints, measured)
     _refuse(
         chain(
             _wrong_transfers(graph, placement, document.transfers),
@@ -179,8 +187,16 @@ def _back_and_forth(graph: CostGraph, placement: Mapping[str, str]) -> Iterator[
         yield f"values go round in a circle of devices, {around} →, but were to be contiguous"
 
 
-def _too_full(graph: CostGraph, cluster: Cluster, placement: Mapping[str, str]) -> Iterator[str]:
-    for name, peak in peak_nbytes(graph, placement).items():
+def _too_full(
+    graph: CostGraph,
+    cluster: Cluster,
+    placement: Mapping[str, str],
+    measured: Mapping[str, Measured] | None,
+) -> Iterator[str]:
+    peaks = peak_nbytes(graph, placement)
+    if measured is not None:
+        peaks = {name: found.peak for name, found in measured.items()}
+    for name, peak in peaks.items():
         limit = cluster.device(name).memory
         if isinstance(limit, int) and peak > limit:
             yield (

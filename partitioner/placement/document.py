@@ -67,6 +67,8 @@ class PlanDocument(
             `step_seconds` is that of its timetable then, `transfers` are those of one micro-batch,
             and values pass from each stage to the next one only.
         outlook: sentences on what limits the plan, and what more devices or memory would bring.
+        unpriced: operators whose seconds were reckoned from the bytes that they touch alone, which
+            may be too few.
     """
 
     schema: int = SCHEMA
@@ -89,6 +91,7 @@ class PlanDocument(
     costs: Mapping[str, NodeCosts]
     pipeline: PipelineRecord | None = None
     outlook: tuple[str, ...] = ()
+    unpriced: tuple[str, ...] = ()
 
     def to_json(self) -> str:
         """The document as canonical JSON; equal plans give equal text."""
@@ -98,6 +101,8 @@ class PlanDocument(
         content = msgspec.to_builtins(timeless)
         if self.pipeline is None:
             del content["pipeline"]
+        if not self.unpriced:
+            del content["unpriced"]
         return _layout(content) + "\n"
 
     @classmethod
@@ -122,6 +127,11 @@ class PlanDocument(
             devices=tuple(Device(d.name, memory=d.memory) for d in self.cluster.devices),
             links=self.cluster.declared_links(),
         )
+
+    @property
+    def detours(self) -> dict[tuple[str, str], str]:
+        """By source and destination, the host over which data goes round a broken link."""
+        return self.virtual_cluster().detours
 
 
 class _Header(msgspec.Struct):

@@ -53,10 +53,12 @@ def pipelined(
         training=captured.training,
     )
     table = simulate(plan, seconds)
-    busy: dict[tuple[str, str], float] = {}
+    busy: dict[object, float] = {}
     for move in moves:
-        road = (move.source, move.destination)
-        busy[road] = busy.get(road, 0.0) + record.micro_batches * move.seconds
+        for link in cluster.road(move.source, move.destination):
+            for lane in link.lanes or (link.ends,):
+                taken = record.micro_batches * link.seconds(move.nbytes)
+                busy[lane] = busy.get(lane, 0.0) + taken
     return Pipelined(
         parts, seconds, table, moves, max((*table.busy_seconds, *busy.values()), default=0.0)
     )

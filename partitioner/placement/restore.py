@@ -46,5 +46,6 @@ def cost_graph_of(document: PlanDocument) -> CostGraph:
         holdings=(),
         points=2 * len(order) + 1 if document.mode == "train" else len(order),
         colocated=captured.colocated,
+        unpriced=document.unpriced,
         owners=owners_of(captured),
     )

@@ -16,7 +16,9 @@ from partitioner.report.wording import (
     devices_used,
     listed,
     moved,
+    passes,
     percent,
+    pipeline_text,
     quality,
     title,
     verdict,
@@ -89,7 +91,7 @@ def _cut(document: PlanDocument, graph: PartitionGraph) -> Iterator[str]:
         if crossing.gradient_nbytes:
             sizes += f", gradient back {format_nbytes(crossing.gradient_nbytes)}"
         examples.append(f"{crossing.tensor} goes to {targets} on {crossing.destination} ({sizes})")
-    seconds = sum(transfer.seconds for transfer in document.transfers)
+    seconds = passes(document) * sum(transfer.seconds for transfer in document.transfers)
     more = len(graph.crossings) - len(examples)
     yield (
         f"It is cut where {'; '.join(examples)}"
@@ -153,6 +155,12 @@ def _why_split(document: PlanDocument) -> str:
     for latency that takes longer was not free to choose that.
     """
     device, alone = _fastest_alone(document)
+    if document.pipeline is not None:
+        return (
+            f"It is a pipeline of {pipeline_text(document.pipeline)}: a batch takes "
+            f"{format_seconds(document.step_seconds)} by the schedule's timetable; {device} alone "
+            f"would compute for {format_seconds(alone)}."
+        )
     if document.objective == "memory":
         share = percent(document.certificate.objective)
         return f"It is split so that the fullest device is as empty as it can be: {share} full."
@@ -199,6 +207,7 @@ def _fastest_alone(document: PlanDocument) -> tuple[str, float]:
             cost.forward_seconds.get(device, math.inf) + cost.backward_seconds.get(device, 0.0)
             for cost in document.costs.values()
         )
+        * passes(document)
         for device in document.devices
     }
     device = min(seconds, key=lambda name: seconds[name])

@@ -107,7 +107,7 @@ def assumed_kind(device: str) -> str:
 
 
 def assumptions(document: PlanDocument) -> tuple[str, ...]:
-    """What the plan took for granted, since nobody declared it."""
+    """What the plan took for granted, since nobody declared or knew it."""
     found = []
     guessed: defaultdict[str, list[str]] = defaultdict(list)
     for record in document.cluster.devices:
@@ -116,6 +116,11 @@ def assumptions(document: PlanDocument) -> tuple[str, ...]:
     for kind, names in guessed.items():
         found.append(f"the kind of {listed(names)} was not declared: reckoned as '{kind}'")
     found += _links(document)
+    if document.unpriced:
+        found.append(
+            f"no formula tells the work of {listed(document.unpriced)}: reckoned by the bytes that "
+            "are touched"
+        )
     return tuple(found)
 
 
@@ -157,17 +162,22 @@ def busy_seconds(document: PlanDocument) -> dict[str, float]:
         cost = document.costs[node]
         busy[device] += cost.forward_seconds.get(device, 0.0)
         busy[device] += cost.backward_seconds.get(device, 0.0)
-    return busy
+    return {device: passes(document) * seconds for device, seconds in busy.items()}
+
+
+def passes(document: PlanDocument) -> int:
+    """How often a step goes through the model: once, or once for each micro-batch."""
+    return 1 if document.pipeline is None else document.pipeline.micro_batches
 
 
 def moved_nbytes(document: PlanDocument) -> int:
     """Bytes that cross between devices in one step."""
-    return sum(transfer.nbytes for transfer in document.transfers)
+    return passes(document) * sum(transfer.nbytes for transfer in document.transfers)
 
 
 def moved(document: PlanDocument) -> str:
     """The transfers of one step in a few words."""
-    count = len(document.transfers)
+    count = passes(document) * len(document.transfers)
     if not count:
         return "nothing moves between devices"
     return (

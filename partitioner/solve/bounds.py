@@ -2,8 +2,7 @@
 
 - memory: at any program point everything that is held is held somewhere, so the devices are at
   least as full, all together, as the fullest point.
-- throughput: the work of all nodes, each on its fastest device, shared evenly; and the largest
-  single node.
+- throughput: the work of all nodes, shared out by fractions; and the largest single node.
 - latency: the longest path, every node on the device that suits the path best and every transfer
   on the way counted. `waists.py` sharpens this for deep models.
 """
@@ -13,10 +12,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import inf
 
+import numpy as np
+from numpy.typing import NDArray
+
 from partitioner.solve.evaluate import everything_nbytes
 from partitioner.solve.problem import Problem
 from partitioner.solve.state import Matrix, Tables
 from partitioner.solve.waists import Walk, cheapest_walk
+
+WEIGHINGS = 60
+"""Of devices, for the bound of shared work."""
 
 
 def lower_bound(tables: Tables, walk: Walk | None = None) -> float:
@@ -46,8 +51,47 @@ def memory_bound(problem: Problem) -> float:
 
 
 def work_bound(tables: Tables) -> float:
-    """Least work over all devices, shared evenly."""
-    return sum(group_seconds(tables)) / len(tables.problem.devices)
+    """The work of all groups, shared out by fractions."""
+    devices = range(len(tables.problem.devices))
+    return shared_work_bound(
+        np.array(
+            [
+                [
+                    sum(tables.seconds[node][device] for node in group)
+                    if device in choices
+                    else inf
+                    for device in devices
+                ]
+                for group, choices in zip(tables.groups, tables.choices, strict=True)
+            ]
+        )
+    )
+
+
+def shared_work_bound(seconds: NDArray[np.float64]) -> float:
+    """The largest load when work (`[node][device]`, `inf` where barred) may be shared out freely.
+
+    Weights of the devices that sum to 1 give a bound: every node does its weighted work somewhere,
+    so `sum_i min_d weight[d] seconds[i][d] <= max load`. They start even and grow where nodes
+    would crowd.
+    """
+    size, devices = seconds.shape
+    if not size:
+        return 0.0
+    weights = np.full(devices, 1.0 / devices)
+    best: float = float(seconds.min(axis=1).sum()) / devices
+    if devices == 1 or best in (0.0, inf) or bool((seconds == seconds[:, :1]).all()):
+        return best
+    finite = np.where(np.isfinite(seconds), seconds, 1e300)
+    for turn in range(WEIGHINGS):
+        priced = finite * weights
+        chosen = priced.argmin(axis=1)
+        rows = np.arange(size)
+        best = max(best, float(priced[rows, chosen].sum()))
+        load = np.bincount(chosen, weights=finite[rows, chosen], minlength=devices)
+        weights = weights * np.exp((load / load.max() - 0.5) / (1 + turn))
+        weights /= weights.sum()
+    return float(best * (1 - 1e-12))
 
 
 def single_group_bound(tables: Tables) -> float:

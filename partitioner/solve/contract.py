@@ -78,19 +78,18 @@ def merge(problem: Problem, contraction: Contraction) -> Problem:
     groups = contraction.groups
     devices = range(len(problem.devices))
     home = {node: index for index, group in enumerate(groups) for node in group}
-    allowed = tuple(
-        tuple(
+    able = [
+        {
             device
-            for device in devices
-            if all(
-                device in problem.allowed[node]
-                and isfinite(
-                    problem.forward_seconds[node][device] + problem.backward_seconds[node][device]
-                )
-                for node in group
+            for device in problem.allowed[node]
+            if isfinite(
+                problem.forward_seconds[node][device] + problem.backward_seconds[node][device]
             )
-        )
-        for group in groups
+        }
+        for node in range(len(problem.nodes))
+    ]
+    allowed = tuple(
+        tuple(sorted(set.intersection(*(able[node] for node in group)))) for group in groups
     )
 
     def total(table: Sequence[Sequence[float]]) -> tuple[tuple[float, ...], ...]:
@@ -139,8 +138,8 @@ def _pairs(
 
 
 def _united(problem: Problem, flows: Sequence[Flow]) -> tuple[Flow, ...]:
-    """Flows with the same ends as one, unless each pays the link's latency for itself."""
-    if any(any(row) for row in problem.latency_seconds):
+    """Flows with the same ends as one, unless each travels or pays the latency for itself."""
+    if problem.objective == "latency" or any(any(row) for row in problem.latency_seconds):
         return tuple(flows)
     united: dict[tuple[int, tuple[int, ...]], Flow] = {}
     for flow in flows:

@@ -115,14 +115,11 @@ def formulate_stages(
 
 
 def _latency_seconds(cluster: Cluster, source: str, destination: str) -> float:
-    one = cluster.transfer_seconds(source, destination, 1)
-    return max(0.0, one - _seconds_per_byte(cluster, source, destination))
+    return sum(link.latency_seconds for link in cluster.road(source, destination))
 
 
 def _seconds_per_byte(cluster: Cluster, source: str, destination: str) -> float:
-    many = 1 << 30
-    whole = cluster.transfer_seconds(source, destination, many)
-    return (whole - cluster.transfer_seconds(source, destination, 1)) / (many - 1)
+    return sum(1 / link.bytes_per_second for link in cluster.road(source, destination))
 
 
 def _places(nodes: Iterable[str], place: dict[str, int]) -> tuple[int, ...]:

@@ -48,6 +48,8 @@ UNITS_PER_NUMBER = 0.15
 """Effort of one number in it."""
 MOST_DEVICES = 60
 """Devices are bits of an integer."""
+MOST_NODES = 3_000
+"""In larger problems few labels are left for each node; they gain little and take much memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +75,7 @@ def applies(tables: Tables) -> bool:
         and not problem.contiguous
         and not problem.separated
         and len(problem.devices) <= MOST_DEVICES
+        and len(problem.nodes) <= MOST_NODES
     )
 
 

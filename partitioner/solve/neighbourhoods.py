@@ -14,7 +14,7 @@ from itertools import combinations
 from partitioner.solve.contract import contract
 from partitioner.solve.evaluate import count, loads
 from partitioner.solve.problem import Problem
-from partitioner.solve.programme import Aim, Limits, Programme
+from partitioner.solve.programme import Aim, Limits, Programme, programme_entries
 from partitioner.solve.state import Tables
 
 EFFORT = 60
@@ -23,6 +23,8 @@ MOST_PROGRAMMES = 40
 """Of one improvement."""
 MOST_GROUPS = 400
 """Groups that are free at a time."""
+MOST_ENTRIES = 30_000
+"""A programme with about so many non-zero entries is not small."""
 
 
 def shared_out_anew(
@@ -93,7 +95,7 @@ def _share_out(
         )
     )
     tables = Tables(smaller)
-    if not all(tables.choices):
+    if not all(tables.choices) or programme_entries(tables) > MOST_ENTRIES:
         return None
     limits = Limits(deadline, EFFORT, seed, known=value)
     answer = Programme(tables, Aim.OBJECTIVE, limits).solve(

@@ -928,9 +928,16 @@ def _run_highs(
     complete = infeasible or status == highspy.HighsModelStatus.kOptimal
     bound = inf if infeasible else _in_problem_units(programme, info.mip_dual_bound)
     lp.solverModel = None
-    if status == highspy.HighsModelStatus.kSolveError:
+    if status == highspy.HighsModelStatus.kSolveError or (
+        found is not None and _contradicts(pulp.value(lp.objective), info.objective_function_value)
+    ):
         return None, interrupt.is_set(), breaths
     return Answer(found, bound, complete, solver_name()), interrupt.is_set(), breaths
+
+
+def _contradicts(value: float, reported: float) -> bool:
+    """Whether an objective is not what its own columns add up to."""
+    return abs(value - reported) > 1e-5 * max(1.0, abs(reported))
 
 
 def _run_cbc(programme: Programme, seconds: float | None) -> Answer:
@@ -1019,3 +1026,28 @@ def text(tables: Tables) -> str:
         Programme(tables).lp.writeLP(path)
         with open(path) as file:
             return file.read()
+
+
+def programme_entries(tables: Tables) -> int:
+    """About how many non-zero entries the integer programme has."""
+    problem = tables.problem
+    devices = len(problem.devices)
+    entries = 4 * len(tables.groups) * devices
+    ends = sum(1 + len(flow.targets) for flow in problem.flows)
+    match problem.objective:
+        case "latency":
+            phases = 1 + tables.trains
+            entries += phases * (12 * len(problem.nodes) * devices + 6 * ends * devices)
+            shared = sum(3 + 6 * len(hops) for row in problem.roads for hops in row if hops)
+            entries += phases * ends * shared
+        case "throughput":
+            entries += 6 * ends * devices
+            if any(any(map(any, travel)) for travel in tables.forward_travel):
+                entries += 4 * len(problem.flows) * devices * devices
+        case _:
+            pass
+    if any(capacity is not None for capacity in problem.capacity_nbytes):
+        entries += 24 * len(problem.holds) * devices
+    if problem.contiguous:
+        entries += 3 * ends * devices * devices
+    return entries

@@ -4,6 +4,8 @@
 
     contract ─► lower bound ─► splits of the line, descent ─► integer programme ─► ties ─► recount
                     └──────────────── met: proven at once ───────────────────────┘
+
+A large problem is coarsened first; then the bound is the large problem's, and stays.
 """
 
 from __future__ import annotations
@@ -23,9 +25,17 @@ from partitioner.solve.improve import Rank, by_objective, by_ties, descend, kick
 from partitioner.solve.infeasible import explain, least_lack, never_fits
 from partitioner.solve.intervals import lines, splits
 from partitioner.solve.labels import applies, best_in_order
+from partitioner.solve.large import coarsened, is_large
 from partitioner.solve.neighbourhoods import shared_out_anew
 from partitioner.solve.problem import Problem, Solution, Status
-from partitioner.solve.programme import Aim, Answer, Interrupted, Limits, Programme
+from partitioner.solve.programme import (
+    Aim,
+    Answer,
+    Interrupted,
+    Limits,
+    Programme,
+    programme_entries,
+)
 from partitioner.solve.state import State, Tables
 from partitioner.solve.waists import cheapest_walk
 
@@ -45,6 +55,8 @@ PATIENCE = 3
 """Under a time limit a programme may be so many times larger."""
 PROGRAMME_SHARE = 0.75
 """Of a time limit: then the integer programme makes room for more search."""
+WORK = 2e11
+"""Effort of an integer programme times the square of its entries."""
 LINES = 24
 """Linear orders that are split into intervals."""
 IDEAL_UNITS = 2e7
@@ -53,11 +65,13 @@ FIRST_WIDTH = 200
 """Labels at a time, at first."""
 LABELLED_ENTRIES = 8_000
 """Without a time limit, a larger programme is not tried once labels have been."""
-LABEL_UNITS = 8e6
+LABEL_UNITS = 5e6
 """Effort of all labels; under a time limit there is more of it after the integer programme."""
+KICK_UNITS = 1e6
+"""Effort of kicks from what labels found."""
 MOST_LABELS = 20_000
 """Labels at a time, at most."""
-SMALL = 2_500
+SMALL = 4_000
 """Ties are settled by an integer programme as well if it has at most so many entries."""
 
 Progress = Callable[[str], None]
@@ -107,8 +121,12 @@ class _Search:
         say: Progress,
     ) -> None:
         self.original = problem
+        self.coarse = coarsened(problem) if is_large(problem) else None
+        if self.coarse is not None:
+            problem = self.coarse.problem
         self.started = started
         self.deadline = None if time_limit is None else started + time_limit
+        self.patient = self.deadline is not None and self.coarse is None
         self.seed = seed
         self.say = say
         self.problem, self.contraction = contract(problem)
@@ -123,7 +141,11 @@ class _Search:
         if not all(self.tables.choices) or never_fits(self.problem):
             raise explain(self.original, self.deadline, self.seed)
         schedule = _Schedule(self.problem) if self.problem.objective == "latency" else None
-        if schedule is None:
+        if self.coarse is not None:
+            self.bound = self.coarse.bound
+            if self.coarse.placed is not None:
+                self.starts.append(self.contraction.shrink(self.coarse.placed))
+        elif schedule is None:
             self.bound = lower_bound(self.tables)
         else:
             self.bound = lower_bound(schedule.relaxed, schedule.walk)
@@ -133,14 +155,15 @@ class _Search:
             raise explain(self.original, self.deadline, self.seed)
         self._heuristics()
         most = MOST_ENTRIES
-        ordered = schedule is not None and applies(schedule.relaxed)
-        if schedule is not None and ordered and not self.proven():
-            self._in_order(schedule, LABEL_UNITS)
-            most = MOST_ENTRIES if self.best is None or self.deadline else LABELLED_ENTRIES
-        if not self.proven():
+        labelled = schedule if schedule is not None and applies(schedule.relaxed) else None
+        if labelled is not None and not self.proven():
+            self._in_order(labelled, LABEL_UNITS)
+            counted = self.best is not None and not self.problem.roads
+            most = LABELLED_ENTRIES if counted and not self.deadline else MOST_ENTRIES
+        if not self.done():
             self._programme(most)
-        if schedule is not None and ordered and self.deadline is not None and not self.proven():
-            self._in_order(schedule, inf)
+        if labelled is not None and self.deadline is not None and not self.proven():
+            self._in_order(labelled, inf)
         if not self.proven():
             self._until_the_deadline()
         if self.best is not None:
@@ -148,6 +171,11 @@ class _Search:
 
     def proven(self) -> bool:
         return self.best is not None and self.value - self.bound <= PROVEN * self.value
+
+    def done(self) -> bool:
+        """Proven, or as close as it makes sense for a problem that was coarsened."""
+        close = PROVEN if self.coarse is None else WORTHWHILE
+        return self.best is not None and self.value - self.bound <= close * self.value
 
     def offer(self, placed: Sequence[int]) -> None:
         """Keep an assignment if a recount says that it is feasible and better."""
@@ -163,7 +191,7 @@ class _Search:
             state = State(self.tables, placed)
             starts.append((by_objective(state), placed))
             self.offer(placed)
-            if self.proven() or effort.late():
+            if self.done() or effort.late():
                 return
         if len(self.tables.groups) * len(self.problem.devices) <= 24:
             return
@@ -172,22 +200,22 @@ class _Search:
                 for placed in splits(self.tables, line):
                     starts.append((by_objective(State(self.tables, placed)), placed))
                     self.offer(placed)
-                if self.proven() or effort.late():
+                if self.done() or effort.late():
                     return
         starts.sort()
         for place, (_, placed) in enumerate(starts[:4]):
             state = State(self.tables, placed)
             descend(state, effort.part(0.25))
             self.offer(state.placed)
-            if self.proven() or effort.late():
+            if self.done() or effort.late():
                 return
             starts[place] = (by_objective(state), list(state.placed))
         placed = min(starts)[1]
         found, _ = kicked(self.tables, placed, effort, self.seed, self._good_enough)
         self.offer(found)
-        if self.problem.contiguous and not self.proven():
+        if self.problem.contiguous and not self.done():
             self._ideals()
-        if self.problem.objective == "throughput" and not self.proven():
+        if self.problem.objective == "throughput" and not self.done():
             self._share_out()
 
     def _share_out(self) -> None:
@@ -215,7 +243,7 @@ class _Search:
         if ordered.placed is not None:
             self.offer(ordered.placed)
         if ordered.exact:
-            self.bound = max(self.bound, min(ordered.value, known))
+            self._raise_bound(min(ordered.value, known))
 
     def _in_order(self, schedule: _Schedule, units: float) -> None:
         """Labels along the order of execution, more and more of them at a time."""
@@ -232,10 +260,18 @@ class _Search:
             self.say(f"{schedule.width} labels: plan of {self.value:.6g}, bound {self.bound:.6g}")
             if found.complete and not self.proven():
                 self._with_followers(schedule, effort)
+            self._around_the_best()
             wider = effort.units / max(1.0, left - effort.units)
             if found.complete or self.proven() or self.best is None or wider < 1.5:
                 return
             schedule.width = round(schedule.width * min(4.0, wider))
+
+    def _around_the_best(self) -> None:
+        """Kicks from the best plan so far."""
+        if self.best is not None and not self.proven():
+            effort = Effort(KICK_UNITS, self.deadline)
+            found, _ = kicked(self.tables, self.best, effort, self.seed, self._good_enough)
+            self.offer(found)
 
     def _with_followers(self, schedule: _Schedule, effort: Effort) -> None:
         """Where the relaxed optimum does not fit: followers hold what they do."""
@@ -247,9 +283,9 @@ class _Search:
     def _until_the_deadline(self) -> None:
         """More kicks in what is left of a time limit."""
         turn = 0
-        while self.deadline is not None and self.best is not None:
+        while self.patient and self.best is not None:
             effort = Effort(min(UNITS, UNITS_EACH * len(self.tables.groups)), self.deadline)
-            if effort.late() or self.proven() or len(self.tables.groups) < 2:
+            if effort.late() or self.done() or len(self.tables.groups) < 2:
                 return
             turn += 1
             found, _ = kicked(
@@ -260,7 +296,8 @@ class _Search:
                 self._share_out()
 
     def _good_enough(self, rank: Rank) -> bool:
-        return rank[0] == 0 and rank[1] == 0 and rank[2] - self.bound <= PROVEN * rank[2]
+        close = PROVEN if self.coarse is None else WORTHWHILE
+        return rank[0] == 0 and rank[1] == 0 and rank[2] - self.bound <= close * rank[2]
 
     def _starts(self) -> Iterator[list[int]]:
         """What the bound suggests, everything on one device, intervals of the line."""
@@ -274,21 +311,19 @@ class _Search:
 
     def _programme(self, most: int) -> None:
         entries = programme_entries(self.tables)
-        if entries > most * (1 if self.deadline is None else PATIENCE):
+        if entries > most * (PATIENCE if self.patient else 1):
             self.say(f"too large for the integer programme ({entries} entries)")
             if self.best is None:
                 self._any_that_fits()
             return
         self.say(f"integer programme of about {entries} entries")
         limits = Limits(
-            deadline=None
-            if self.deadline is None
+            deadline=self.deadline
+            if self.deadline is None or not self.patient
             else max(
                 time.monotonic(), self.started + PROGRAMME_SHARE * (self.deadline - self.started)
             ),
-            effort=None
-            if self.deadline is not None
-            else int(max(10, min(4000, 2e11 / entries**2))),
+            effort=None if self.patient else int(max(10, min(4000, WORK / entries**2))),
             seed=self.seed,
             known=self.value,
             floor=self.bound,
@@ -327,10 +362,15 @@ class _Search:
             self.offer(answer.placed)
             if self.value < before:
                 self.solver = answer.solver
-        bound = min(answer.bound, self.value)
-        if bound > self.bound:
-            self.bound = bound
+        if self._raise_bound(min(answer.bound, self.value)):
             self.solver = answer.solver
+
+    def _raise_bound(self, bound: float) -> bool:
+        """A better bound, if it is one of the whole problem as well."""
+        if self.coarse is not None or bound <= self.bound:
+            return False
+        self.bound = bound
+        return True
 
     def _ties(self) -> None:
         """Among equally good assignments: less traffic, fewer transfers, lower devices first."""
@@ -379,13 +419,17 @@ class _Search:
         """The best assignment, recounted on the problem as it was given."""
         assert self.best is not None
         placed = self.contraction.expand(self.best)
+        if self.coarse is not None:
+            placed = self.coarse.contraction.expand(placed)
         recount = count(self.original, placed)
         if not recount.feasible:
             raise SolverError(f"the plan breaks a limit: {'; '.join(recount.violations[:3])}")
-        if abs(recount.objective - self.value) > 1e-9 * self.value:
+        rounding = inf if self.coarse is not None else 1e-9 * self.value
+        if abs(recount.objective - self.value) > rounding:
             raise SolverError(
                 f"the search counted {self.value:.9g}, the plan costs {recount.objective:.9g}"
             )
+        self.value = recount.objective
         proven = self.proven()
         return Solution(
             status=Status.OPTIMAL if proven else Status.FEASIBLE,
@@ -417,28 +461,3 @@ class _Schedule:
         self.relaxed = Tables(followed.relaxed)
         self.walk = cheapest_walk(self.relaxed)
         self.width = FIRST_WIDTH
-
-
-def programme_entries(tables: Tables) -> int:
-    """About how many non-zero entries the integer programme has."""
-    problem = tables.problem
-    devices = len(problem.devices)
-    entries = 4 * len(tables.groups) * devices
-    ends = sum(1 + len(flow.targets) for flow in problem.flows)
-    match problem.objective:
-        case "latency":
-            phases = 1 + tables.trains
-            entries += phases * (12 * len(problem.nodes) * devices + 6 * ends * devices)
-            shared = sum(3 + 6 * len(hops) for row in problem.roads for hops in row if hops)
-            entries += phases * ends * shared
-        case "throughput":
-            entries += 6 * ends * devices
-            if any(any(map(any, travel)) for travel in tables.forward_travel):
-                entries += 4 * len(problem.flows) * devices * devices
-        case _:
-            pass
-    if any(capacity is not None for capacity in problem.capacity_nbytes):
-        entries += 24 * len(problem.holds) * devices
-    if problem.contiguous:
-        entries += 3 * ends * devices * devices
-    return entries

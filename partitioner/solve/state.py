@@ -53,19 +53,16 @@ class Tables:
             )
             for group in self.groups
         ]
-        self.forward_travel = [
-            tuple(
-                tuple(problem.transfer_seconds(a, b, flow.nbytes) for b in devices) for a in devices
+        travel = {
+            nbytes: tuple(
+                tuple(problem.transfer_seconds(a, b, nbytes) for b in devices) for a in devices
             )
-            for flow in problem.flows
-        ]
-        self.backward_travel = [
-            tuple(
-                tuple(problem.transfer_seconds(a, b, flow.gradient_nbytes) for b in devices)
-                for a in devices
-            )
-            for flow in problem.flows
-        ]
+            for nbytes in {
+                nbytes for flow in problem.flows for nbytes in (flow.nbytes, flow.gradient_nbytes)
+            }
+        }
+        self.forward_travel = [travel[flow.nbytes] for flow in problem.flows]
+        self.backward_travel = [travel[flow.gradient_nbytes] for flow in problem.flows]
         self.incoming: list[list[tuple[int, Matrix]]] = [[] for _ in problem.nodes]
         self.gradients: list[list[tuple[int, Matrix]]] = [[] for _ in problem.nodes]
         self.flows_of: list[list[int]] = [[] for _ in problem.nodes]

@@ -2,37 +2,42 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 from partitioner.spec.cluster import Cluster
 from partitioner.spec.device import Device
-from partitioner.spec.link import Link
+from partitioner.spec.link import Link, is_host
 
 
 def with_twins(cluster: Cluster, name: str, count: int = 1) -> Cluster:
     """`count` more devices of the kind, memory and links of the device `name`.
 
-    A twin is joined to the original as the original is to the first device to which it has a link.
+    A twin is joined to the original as the original is to the first other device, not a host, to
+    which it has a link.
     """
     original = cluster.device(name)
     devices, links = list(cluster.devices), list(cluster.links)
     for twin in _new_names(cluster, name, count):
         own = [link for link in links if name in link.ends]
-        links += [
-            _between(link, tuple(twin if end == name else end for end in link.ends)) for link in own
-        ]
-        if own:
-            links.append(_between(own[0], (name, twin)))
+        links += [_renamed(link, {name: twin}) for link in own]
+        for first in [end for link in own for end in link.ends if _is_peer(end, name)][:1]:
+            links += [_renamed(link, {first: twin}) for link in own if first in link.ends]
         devices.append(replace(original, name=twin))
     return Cluster(tuple(devices), tuple(links))
 
 
-def _between(link: Link, ends: tuple[str, ...]) -> Link:
-    """The link between other devices."""
-    first, second = ends
-    if link.between:
+def _renamed(link: Link, names: Mapping[str, str]) -> Link:
+    """The same link between other devices."""
+    first, second = (names.get(end, end) for end in link.ends)
+    if link.between is not None:
         return replace(link, between=(first, second))
     return replace(link, source=first, destination=second)
+
+
+def _is_peer(end: str, name: str) -> bool:
+    """Whether it is another device, and not a host."""
+    return end != name and not is_host(end)
 
 
 def _new_names(cluster: Cluster, name: str, count: int) -> list[str]:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import random
+from collections.abc import Callable
 from typing import Any
 
+import numpy
 import pytest
 import torch
 from torch import Tensor, nn
@@ -41,6 +44,61 @@ class SquareRoot(nn.Module):
 class TwiceRoot(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return torch.vmap(lambda row: 2 * row)(x)
+
+
+class Dropping(nn.Module):
+    """Drops whole layers at random in training, and keeps what each layer made.
+
+    Args:
+        keep: makes what is returned beside the result.
+    """
+
+    def __init__(self, keep: Callable[[list[Tensor]], Any]) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(4, 4) for _ in range(3))
+        self.keep = keep
+
+    def forward(self, x: Tensor) -> Any:
+        made = []
+        for layer in self.layers:
+            if self.training and torch.rand([]) < 0.3:
+                continue
+            x = layer(x)
+            made.append(x)
+        return x, self.keep(made)
+
+
+class Around(nn.Module):
+    """Hands on what a part returns."""
+
+    def __init__(self, part: nn.Module) -> None:
+        super().__init__()
+        self.part = part
+
+    def forward(self, x: Tensor) -> Any:
+        return self.part(x)
+
+
+class Kept:
+    """An object with tensors in it."""
+
+    def __init__(self, x: Tensor) -> None:
+        self.x = x
+
+
+class InAnObject(nn.Module):
+    def forward(self, x: Tensor) -> Kept:
+        return Kept(x * 2 if x.sum() > 0 else x)
+
+
+class DrawsInPython(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x * 2 if random.random() < 0.5 else x
+
+
+class DrawsInNumPy(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x * 2 if numpy.random.rand() < 0.5 else x
 
 
 def message(model: nn.Module, *args: Any, **kwargs: Any) -> str:
@@ -89,6 +147,29 @@ def test_an_error_of_the_model_itself() -> None:
 @pytest.mark.parametrize("model", [SquareRoot(), TwiceRoot()])
 def test_what_no_graph_can_hold_at_the_root(model: nn.Module) -> None:
     assert "submodule" in message(model, torch.zeros(2, 3))
+
+
+@pytest.mark.parametrize("keep", [list, len], ids=["tensors", "a number"])
+def test_a_result_whose_form_hangs_on_random_numbers_is_refused(keep: Any) -> None:
+    text = message(Around(Dropping(keep)), torch.zeros(2, 4))
+    assert "what part returns is built one way or another" in text
+    assert "if self.training and torch.rand([]) < 0.3:" in text
+    evaluated = capture(Around(Dropping(keep)), (torch.zeros(2, 4),), training=False)
+    assert evaluated.other_mode_error
+    assert not evaluated.opaque
+
+
+def test_an_object_of_tensors_from_a_part_that_is_called_whole_is_refused() -> None:
+    text = message(Around(InAnObject()), torch.zeros(2, 4))
+    assert "returns tensors in an object" in text
+    assert "if x.sum() > 0" in text
+
+
+@pytest.mark.parametrize("part", [DrawsInPython(), DrawsInNumPy()])
+def test_random_numbers_from_outside_pytorch_are_not_baked_in(part: nn.Module) -> None:
+    assert "random numbers outside PyTorch" in message(part, torch.zeros(2, 4))
+    captured = capture(Around(part), (torch.zeros(2, 4),), training=True)
+    assert "random numbers outside PyTorch" in captured.opaque["part"]
 
 
 def test_calls_that_were_not_recorded_are_refused() -> None:

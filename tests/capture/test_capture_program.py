@@ -19,6 +19,7 @@ from partitioner.capture import (
     inputs_of,
     records,
 )
+from partitioner.capture.targets import function_of, name_of
 from partitioner.errors import PlanError
 from tests.capture.side_by_side import captured_case
 from tests.zoo import ZOO
@@ -168,3 +169,8 @@ def test_a_foreign_call_cannot_be_written_down() -> None:
     node.op, node.target = "call_function", print
     with pytest.raises(PlanError, match="cannot hold a call of print"):
         records(captured)
+
+
+def test_products_that_mixtures_of_experts_call_are_known():
+    """Mixtral calls `torch._grouped_mm`, whose name begins with an underscore."""
+    assert function_of(name_of(torch._grouped_mm)) is torch._grouped_mm

@@ -6,7 +6,16 @@ import re
 
 import pytest
 
-from cost_models import DEFAULT_LINK, DEVICE_KINDS, LINK_KINDS, kind_by_product_name, local_device
+from cost_models import (
+    DEFAULT_LINK,
+    DEVICE_KINDS,
+    LINK_KINDS,
+    has_peer_access,
+    kind_by_product_name,
+    local_device,
+    nvlink_bytes_per_second,
+    pcie_bytes_per_second,
+)
 
 GIB = 2**30
 
@@ -165,3 +174,39 @@ def test_links_have_sources_and_the_default_is_pcie_4() -> None:
         assert re.fullmatch(r"20\d\d-(0[1-9]|1[0-2])", link.date)
         assert 1e9 < link.bytes_per_second < 1e12
         assert 0 < link.latency_seconds < 1e-3
+
+
+def test_geforce_rtx_cards_alone_have_no_peer_access() -> None:
+    without = {kind.name for kind in DEVICE_KINDS.values() if not has_peer_access(kind.name)}
+    assert {"rtx-2080-ti", "rtx-3090", "rtx-4090", "rtx-5090"} <= without
+    assert not any("a6000" in name or "ada" in name for name in without)
+    assert has_peer_access("gtx-1080-ti")
+
+
+@pytest.mark.parametrize(
+    ("capability", "links", "name"),
+    [
+        ((6, 0), 4, "nvlink1"),
+        ((7, 0), 6, "nvlink2"),
+        ((8, 0), 12, "nvlink3"),
+        ((8, 6), 4, "nvlink-bridge-a6000"),
+        ((9, 0), 18, "nvlink4"),
+        ((10, 0), 18, "nvlink5"),
+    ],
+)
+def test_nvlinks_add_up_to_the_datasheets(
+    capability: tuple[int, int], links: int, name: str
+) -> None:
+    figure = nvlink_bytes_per_second(capability)
+    assert figure is not None
+    assert links * figure == LINK_KINDS[name].bytes_per_second
+    assert nvlink_bytes_per_second((1, 0)) is None
+
+
+def test_pcie_lanes_add_up_to_the_standard() -> None:
+    for generation in (3, 4, 5):
+        whole = LINK_KINDS[f"pcie{generation}-x16"].bytes_per_second
+        assert pcie_bytes_per_second(generation, 16) == pytest.approx(whole)
+        assert pcie_bytes_per_second(generation, 8) == pytest.approx(whole / 2)
+    assert pcie_bytes_per_second(4, 0) is None
+    assert pcie_bytes_per_second(1, 16) is None

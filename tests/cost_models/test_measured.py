@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,20 @@ def test_a_measured_call_costs_what_was_measured(measured: MeasuredCostModel) ->
     assert measured.seconds(call, CPU) == entry.median_seconds + overhead
 
 
+def measured_calls(layers: int) -> MeasuredCostModel:
+    """The measurements of a transformer's training step."""
+    layer = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)
+    model = nn.TransformerEncoder(layer, layers, enable_nested_tensor=False)
+    return MeasuredCostModel().measure(model, "cpu", torch.randn(2, 4, 16))
+
+
+def test_a_deep_model_costs_no_more_measuring_than_a_shallow_one() -> None:
+    shallow, deep = measured_calls(2), measured_calls(8)
+    tables = [model.measurements["generic-cpu"] for model in (shallow, deep)]
+    assert tables[0].keys() == tables[1].keys()
+    assert len(tables[0]) > 10
+
+
 def test_measuring_again_adds_only_what_is_new(measured: MeasuredCostModel) -> None:
     seen: list[str] = []
     before = dict(measured.measurements["generic-cpu"])
@@ -81,6 +96,12 @@ def test_saved_and_loaded_it_is_the_same(measured: MeasuredCostModel, tmp_path: 
     loaded = MeasuredCostModel.load(path)
     assert loaded.measurements == measured.measurements
     assert loaded.overhead_seconds == measured.overhead_seconds
+    assert loaded.to_json() == path.read_text() == measured.to_json()
+    kind = replace(CPU, name="t4")
+    for seen in (observe(nn.Linear(16, 16), (torch.randn(n, 16),)).forward[0] for n in (4, 5)):
+        for where in (CPU, kind):
+            assert loaded.seconds(seen, where) == measured.seconds(seen, where)
+            assert loaded.is_measured(seen, where) == (where is CPU and "4, 16" in seen.signature)
     assert [entry.name for entry in tmp_path.iterdir()] == ["costs.json"]
 
 

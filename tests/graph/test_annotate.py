@@ -7,7 +7,13 @@ import pytest
 import torch
 from torch import nn
 
-from cost_models import CostModelError, DeviceKind, OperatorCall, RooflineCostModel
+from cost_models import (
+    CostModelError,
+    DeviceKind,
+    MeasuredCostModel,
+    OperatorCall,
+    RooflineCostModel,
+)
 from partitioner.capture import Captured, capture
 from partitioner.errors import SpecError
 from partitioner.graph import CostGraph, annotate
@@ -136,6 +142,9 @@ def test_operators_that_bytes_alone_price_badly_are_reported() -> None:
     graph = annotate(captured, model, Cluster.of("1x16GiB"), PerCall(), training=False)
     assert graph.unpriced == ("aten.linalg_inv_ex.default",)
     assert annotated("mlp").unpriced == ()
+    measured = MeasuredCostModel().measure(model.eval(), "cpu", torch.eye(4))
+    cpu = Cluster.of("cpu")
+    assert annotate(captured, model, cpu, measured, training=False).unpriced == ()
 
 
 def test_a_part_that_decides_by_its_data_is_charged_by_bytes_and_reported() -> None:

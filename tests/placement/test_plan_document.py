@@ -116,6 +116,13 @@ def test_a_plan_survives_json() -> None:
     assert plan.constraints == ("pin lin1=cuda:0", "colocate lin2,log_softmax")
 
 
+def test_operators_without_a_price_are_kept_where_there_are_any() -> None:
+    plan = seqnet_plan()
+    assert "unpriced" not in json.loads(plan.to_json())
+    guessed = msgspec.structs.replace(plan, unpriced=("aten.linalg_inv_ex.default",))
+    assert PlanDocument.from_json(guessed.to_json()) == guessed
+
+
 def test_json_is_the_same_from_run_to_run_whatever_the_clock_says() -> None:
     plan = seqnet_plan()
     slower = msgspec.structs.replace(

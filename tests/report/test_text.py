@@ -56,6 +56,14 @@ def test_what_was_assumed_is_said(plan_of: Make) -> None:
     assert "not declared" not in plan_table(plan_of())
 
 
+def test_operators_that_were_priced_by_bytes_are_named(plan_of: Make) -> None:
+    document = plan_of(unpriced=("aten.linalg_inv_ex.default", "Gate"))
+    for text in (plan_table(document), explain(document)):
+        words = " ".join(text.split())
+        assert "no formula tells the work of aten.linalg_inv_ex.default and Gate: reckoned" in words
+    assert "no formula" not in plan_table(plan_of())
+
+
 def test_constraints_and_further_notes_are_shown(plan_of: Make) -> None:
     document = plan_of(constraints=("pin lin2=cuda:1",))
     assert "constraint: pin lin2=cuda:1" in plan_table(document)

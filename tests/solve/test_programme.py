@@ -10,6 +10,7 @@ from dataclasses import replace
 
 import pytest
 
+from benchmarks.brute_force import best_of_all
 from partitioner.errors import TimeLimitError
 from partitioner.solve import (
     Flow,
@@ -23,6 +24,7 @@ from partitioner.solve import (
 )
 from partitioner.solve.programme import Aim, Limits, Programme
 from partitioner.solve.state import Tables
+from partitioner.solve.waists import Walk
 
 
 def diamond(objective: str = "latency", *, capacity: int | None = 5) -> Problem:
@@ -127,6 +129,8 @@ def test_a_time_limit_that_is_not_reached_changes_nothing() -> None:
 def _hopeless_search(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("partitioner.solve.search.splits", lambda tables: iter(()))
     monkeypatch.setattr("partitioner.solve.search.descend", lambda *given: (0,))
+    monkeypatch.setattr("partitioner.solve.search.cheapest_walk", lambda tables: Walk(0.0, None))
+    monkeypatch.setattr("partitioner.solve.search.applies", lambda tables: False)
     monkeypatch.setattr("partitioner.solve.search.MOST_ENTRIES", 0)
 
 
@@ -190,3 +194,91 @@ def test_programme_takes_a_start() -> None:
     start = [0, 1, 1, 1, 1]
     answer = Programme(tables, Aim.OBJECTIVE, Limits(effort=0)).solve(start)
     assert answer.placed is not None
+
+
+def test_an_objective_that_its_own_columns_contradict_is_not_believed() -> None:
+    """HiGHS 1.16 calls 4.97e-05 optimal here, with columns that cost 6.705e-05."""
+    problem = Problem(
+        objective="latency",
+        nodes=("n0", "n1", "n2", "n3", "n4", "n5", "n6", "n7", "n8", "n9"),
+        devices=("d0", "d1", "d2"),
+        forward_seconds=(
+            (4e-06, 5e-06, 8e-06),
+            (2e-06, 7e-06, 7e-06),
+            (6e-06, 6e-06, 5e-06),
+            (6e-06, 6e-06, 5e-06),
+            (0.0, 0.0, 0.0),
+            (2e-06, 4e-06, 6e-06),
+            (0.0, 0.0, 0.0),
+            (0.0, 0.0, 0.0),
+            (2e-06, 4e-06, 5e-06),
+            (1e-06, 5e-06, 8e-06),
+        ),
+        backward_seconds=(
+            (8e-06, 1e-05, 1.6e-05),
+            (4e-06, 1.4e-05, 1.4e-05),
+            (1.2e-05, 1.2e-05, 1e-05),
+            (1.2e-05, 1.2e-05, 1e-05),
+            (0.0, 0.0, 0.0),
+            (4e-06, 8e-06, 1.2e-05),
+            (0.0, 0.0, 0.0),
+            (0.0, 0.0, 0.0),
+            (4e-06, 8e-06, 1e-05),
+            (2e-06, 1e-05, 1.6e-05),
+        ),
+        flows=(
+            Flow(source=0, targets=(2,), nbytes=7, gradient_nbytes=7, endpoint_seconds=1e-06),
+            Flow(source=1, targets=(9,), nbytes=3, gradient_nbytes=0, endpoint_seconds=0.0),
+            Flow(source=3, targets=(5, 6), nbytes=4, gradient_nbytes=0, endpoint_seconds=1e-06),
+            Flow(source=5, targets=(7, 8, 9), nbytes=4, gradient_nbytes=4, endpoint_seconds=0.0),
+            Flow(source=6, targets=(8, 9), nbytes=0, gradient_nbytes=0, endpoint_seconds=0.0),
+        ),
+        latency_seconds=((0.0, 0.0, 0.0), (0.0, 0.0, 0.0), (0.0, 0.0, 0.0)),
+        seconds_per_byte=((0.0, 1e-07, 5e-08), (5e-08, 0.0, 5e-08), (5e-08, 5e-08, 0.0)),
+        holds=(
+            Hold(nodes=(0, 2), nbytes=7, first=0, last=19),
+            Hold(nodes=(0,), nbytes=0, first=0, last=20),
+            Hold(nodes=(1, 9), nbytes=5, first=1, last=18),
+            Hold(nodes=(1,), nbytes=7, first=0, last=20),
+            Hold(nodes=(1,), nbytes=4, first=1, last=1),
+            Hold(nodes=(2,), nbytes=5, first=0, last=20),
+            Hold(nodes=(3, 5, 6), nbytes=2, first=3, last=16),
+            Hold(nodes=(3,), nbytes=8, first=0, last=20),
+            Hold(nodes=(3,), nbytes=4, first=3, last=3),
+            Hold(nodes=(4,), nbytes=10, first=0, last=20),
+            Hold(nodes=(5, 7, 8, 9), nbytes=2, first=5, last=14),
+            Hold(nodes=(5,), nbytes=8, first=0, last=20),
+            Hold(nodes=(6, 8, 9), nbytes=0, first=6, last=13),
+            Hold(nodes=(6,), nbytes=2, first=0, last=20),
+            Hold(nodes=(7,), nbytes=4, first=0, last=20),
+            Hold(nodes=(7,), nbytes=1, first=7, last=7),
+            Hold(nodes=(8,), nbytes=4, first=0, last=20),
+            Hold(nodes=(8,), nbytes=1, first=8, last=8),
+            Hold(nodes=(9,), nbytes=5, first=0, last=20),
+        ),
+        points=21,
+        capacity_nbytes=(None, None, None),
+        allowed=(
+            (0, 1, 2),
+            (0,),
+            (0,),
+            (0,),
+            (0, 1, 2),
+            (0,),
+            (0, 1, 2),
+            (0, 1, 2),
+            (0, 1, 2),
+            (0, 1, 2),
+        ),
+        colocated=(),
+        separated=(),
+        contiguous=True,
+        pays_endpoint=(False, False, False),
+        precedences=None,
+        demands=(),
+    )
+    best = best_of_all(problem)
+    assert best is not None
+    solution = solve(problem)
+    assert solution.status is Status.OPTIMAL
+    assert solution.bound == pytest.approx(best.objective)

@@ -318,3 +318,9 @@ def test_inference_mode_checks_and_computes() -> None:
         assert module(torch.ones(2, 3, device="cuda:0")).reshape(-1).device == FIRST
         with pytest.raises(RuntimeError, match="cuda:0 and cuda:1"):
             module(torch.ones(2, 3, device="cuda:1"))
+
+
+def test_a_histogram_of_integers_is_counted_as_on_cuda() -> None:
+    counts = torch.histc(torch.tensor([0, 2, 2, 1], device="cuda:0").int(), 3, 0, 2)
+    assert counts.dtype == torch.int32
+    assert counts.tolist() == [1, 1, 2]

@@ -1,0 +1,201 @@
+"""What can be placed: `python -m benchmarks.models [-o docs/models.md] [--smoke] [--models A,B]`.
+
+Every architecture of `tests.architectures` and every model of `tests.zoo`, small and with random
+weights, is planned in training mode for 2 and for 4 devices with the objective `memory`, which
+splits whatever can be split. The placed module then runs on virtual GPUs beside the original, in
+train and in eval mode: outputs and their type, gradients, buffers and `state_dict` keys must be
+equal. At another batch size it must do the same, or refuse the call. The page is written after
+each model, so that a run can be stopped: it then names what was not run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from itertools import zip_longest
+from pathlib import Path
+
+from partitioner import PlacedModule, PlanError, partition
+from partitioner.virtual import virtual_gpus
+from tests.architectures import ARCHITECTURES
+from tests.emit.side_by_side import Outcome, assert_same, step
+from tests.zoo import ZOO, Case
+
+SMOKE = ("seqnet", "mlp")
+COUNTS = (2, 4)
+MEMORY = "16GiB"
+OTHER_BATCH = 3
+
+
+@dataclass(frozen=True)
+class Finding:
+    """How one plan of one model fared.
+
+    Attributes:
+        used: how many devices hold a part of it.
+        runs: by kind of run, `"equal"` or what went wrong.
+        seconds: of the processor, for recording, planning and placing.
+    """
+
+    used: int
+    runs: Mapping[str, str]
+    seconds: float
+
+    @property
+    def right(self) -> bool:
+        """Nothing differs, and only another batch size may be refused."""
+        return bool(self.runs) and all(
+            found == "equal" or (run == "other batch" and found == "refused")
+            for run, found in self.runs.items()
+        )
+
+    @property
+    def trouble(self) -> str:
+        """What is not equal, for the table."""
+        return "; ".join(f"{run}: {text}" for run, text in self.runs.items() if text != "equal")
+
+
+def examine(case: Case) -> dict[int, Finding]:
+    """Plan, place and compare, for each number of devices."""
+    runs = {"train": (case, True), "eval": (case, False)}
+    if case.batched:
+        args, kwargs = case.args(OTHER_BATCH), case.kwargs(OTHER_BATCH)
+        other = replace(case, args=lambda: args, kwargs=lambda: kwargs)
+        runs["other batch"] = (other, True)
+    original = case.build()
+    expected = {
+        run: step(original, called, training=training) for run, (called, training) in runs.items()
+    }
+    found: dict[int, Finding] = {}
+    for count in COUNTS:
+        started = time.process_time()
+        with virtual_gpus(count):
+            try:
+                placed = partition(
+                    case.build(), f"{count}x{MEMORY}", case.args(), example_kwargs=case.kwargs(),
+                    mode="train", objective="memory",
+                )  # fmt: skip
+            except Exception as error:
+                found[count] = Finding(0, {"plan": _short(error)}, time.process_time() - started)
+                continue
+            seconds = time.process_time() - started
+            used = len({*placed.plan.placement.values()})
+            compared = {
+                run: _compared(expected[run], placed, called, training)
+                for run, (called, training) in runs.items()
+            }
+        found[count] = Finding(used, compared, seconds)
+    return found
+
+
+def _compared(expected: Outcome, placed: PlacedModule, case: Case, training: bool) -> str:
+    try:
+        assert_same(expected, step(placed, case, training=training))
+    except PlanError as error:
+        return (
+            "refused" if "differs from the one that was recorded" in str(error) else _short(error)
+        )
+    except Exception as error:
+        return _short(error)
+    return "equal"
+
+
+def _short(error: Exception) -> str:
+    lines = f"{type(error).__name__}: {error}".splitlines() or [""]
+    return lines[0].replace("|", "/")[:160]
+
+
+def rounds(cases: Iterable[Case]) -> list[Case]:
+    """One of each kind, then another of each: a run that is stopped has seen every kind."""
+    kinds: dict[str, list[Case]] = {}
+    for case in cases:
+        kinds.setdefault(_kind(case), []).append(case)
+    return [case for each in zip_longest(*kinds.values()) for case in each if case is not None]
+
+
+def row(case: Case, findings: Mapping[int, Finding]) -> str:
+    """A line of the table."""
+    return f"| {case.name} | {_kind(case)} | {_row(findings)} |"
+
+
+def page(cases: Sequence[Case], found: Mapping[str, Mapping[int, Finding]]) -> str:
+    """The table of what was run so far, in the order of `cases`, with a summary."""
+    rows = [row(case, found[case.name]) for case in cases if case.name in found]
+    right = sum(all(each.right for each in findings.values()) for findings in found.values())
+    waiting = [case.name for case in cases if case.name not in found]
+    lines = [*_head(), *TABLE, *rows, "", f"Right: {right} of {len(found)}."]
+    if waiting:
+        lines += ["", f"Not run: {', '.join(waiting)}."]
+    return "\n".join(lines) + "\n"
+
+
+def _row(findings: Mapping[int, Finding]) -> str:
+    runs = [finding.runs for finding in findings.values()]
+    troubles = {f.trouble for f in findings.values() if not f.right}
+    others = {run.get("other batch", "takes one only") for run in runs}
+    same = "equal" if not troubles else " / ".join(sorted(troubles))
+    return " | ".join(
+        (
+            ", ".join(str(finding.used) for finding in findings.values()),
+            same,
+            " / ".join(sorted(other if other in SHORT else "differs" for other in others)),
+            f"{sum(finding.seconds for finding in findings.values()):.1f}",
+        )
+    )
+
+
+SHORT = ("equal", "refused", "takes one only")
+
+
+def _kind(case: Case) -> str:
+    return ", ".join(sorted(case.tags - {"hf"})) or "plain"
+
+
+def main() -> None:
+    """Print the table, or write the page."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--smoke", action="store_true", help="a few models only")
+    parser.add_argument("--models", help="names, with commas between")
+    parser.add_argument("-o", "--output", type=Path, help="write a page to this file")
+    options = parser.parse_args()
+    every = {**ARCHITECTURES, **ZOO}
+    names = options.models.split(",") if options.models else SMOKE if options.smoke else every
+    cases = [every[name] for name in names]
+    found: dict[str, Mapping[int, Finding]] = {}
+    print("\n".join(TABLE))
+    for case in rounds(cases):
+        found[case.name] = examine(case)
+        print(row(case, found[case.name]), flush=True)
+        if options.output is not None:
+            options.output.write_text(page(cases, found))
+
+
+TABLE = (
+    "| model | kind | devices used of 2, of 4 | outputs, gradients, state | other batch | s |",
+    "| --- | --- | --- | --- | --- | ---: |",
+)
+
+
+def _head() -> tuple[str, ...]:
+    versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers"))
+    return (
+        "# Models that can be placed",
+        "",
+        f"Made by `python -m benchmarks.models -o docs/models.md` with {versions}, on Python",
+        f"{platform.python_version()}; small models with random weights.",
+        "Each is planned in training mode for 2 and for 4 devices with the objective `memory`,",
+        "which splits what can be split, and runs on virtual GPUs beside the original. *Equal*:",
+        "outputs and their type, gradients, buffers after the step and `state_dict` keys, in train",
+        "mode and, after the switch, in eval mode. *Other batch*: the same plan at another batch",
+        "size, equal too or refused with an error. Seconds are the processor's, for recording,",
+        "planning and placing, both plans together.",
+        "",
+    )
+
+
+if __name__ == "__main__":
+    main()

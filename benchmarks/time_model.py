@@ -1,0 +1,131 @@
+"""Predicted against measured times: `python -m benchmarks.time_model [--smoke] [--models A,B]`.
+
+For every model of the zoo on this machine's CPU: operators are measured (each distinct one once),
+a plan for the one device predicts a training step, forward and backward, and the step itself is
+timed in the same run, half of it before the measuring and half after. A cell is
+`predicted / measured`. Times are CPU seconds of one thread, which the work of others on the machine
+hardly touches.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+import partitioner
+from cost_models import MeasuredCostModel
+from cost_models.machine import local_device
+from partitioner.graph.loss import trainable_outputs
+from partitioner.spec import Device
+from tests.zoo import ZOO, Case
+
+SMOKE = ("mlp", "hf_gpt2_labels")
+LEAST_SECONDS = 0.03
+"""The batch is doubled until a step takes that long, where a model takes any batch: below, Python
+decides, and no one splits such a model."""
+LARGEST_BATCH = 16_384
+TARGET = 0.15
+SECONDS = 1.0
+"""For which a step is repeated, before and after its operators are measured."""
+
+
+def step_of(case: Case, model: nn.Module, batch: int) -> Callable[[], None]:
+    """A training step as a plan counts it: a loss that the model does not return is no part of it.
+
+    The backward begins at a scalar that the model returns, else at given gradients of its outputs.
+    """
+    size = {"batch": batch} if case.batched else {}
+    args, kwargs = copy.deepcopy((case.args(**size), case.kwargs(**size)))
+
+    def roots() -> list[torch.Tensor]:
+        outputs = trainable_outputs(model(*args, **kwargs))
+        return [output for output in outputs if output.dim() == 0][:1] or outputs
+
+    gradients = [torch.ones_like(root) for root in roots()]
+
+    def step() -> None:
+        model.zero_grad(set_to_none=True)
+        torch.autograd.backward(roots(), gradients)
+
+    return step
+
+
+def timed(step: Callable[[], None], seconds: float) -> list[float]:
+    """Seconds of repeated steps."""
+    for _ in range(3):
+        step()
+    samples: list[float] = []
+    begun = time.process_time()
+    while len(samples) < 5 or time.process_time() - begun < seconds:
+        start = time.process_time()
+        step()
+        samples.append(time.process_time() - start)
+    return samples
+
+
+def batch_for(case: Case) -> int:
+    """The least power of two with which a step takes `LEAST_SECONDS`."""
+    batch = 8
+    while case.batched and batch < LARGEST_BATCH:
+        samples = timed(step_of(case, case.build().train(), batch), 0.0)
+        if min(samples) >= LEAST_SECONDS:
+            break
+        batch *= 2
+    return batch
+
+
+def compared(
+    case: Case, cost_model: MeasuredCostModel, batch: int, seconds: float
+) -> tuple[float, float, Any]:
+    """Predicted and measured seconds of a step, and the plan."""
+    model = case.build().train()
+    size = {"batch": batch} if case.batched else {}
+    args, kwargs = case.args(**size), case.kwargs(**size)
+    step = step_of(case, model, batch)
+    samples = timed(step, seconds / 2)
+    cost_model.measure(model, "cpu", args, example_kwargs=kwargs)
+    samples += timed(step, seconds / 2)
+    plan = partitioner.plan(
+        model, [Device("cpu", memory="64GiB")], args, example_kwargs=kwargs, mode="train",
+        cost_model=cost_model,
+    )  # fmt: skip
+    return plan.step_seconds, statistics.median(samples), plan
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--smoke", action="store_true", help="two models, briefly")
+    parser.add_argument("--models", help="names, with commas between")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    names = options.models.split(",") if options.models else SMOKE if options.smoke else tuple(ZOO)
+    cost_model = MeasuredCostModel(clock=time.process_time)
+    ratios: dict[str, float] = {}
+    print("| model | batch | measured ms | predicted / measured |\n| --- | ---: | ---: | ---: |")
+    for name in names:
+        batch = 8 if options.smoke else batch_for(ZOO[name])
+        seconds = 0.1 if options.smoke else SECONDS
+        predicted, measured, _ = compared(ZOO[name], cost_model, batch, seconds)
+        ratios[name] = predicted / measured
+        print(f"| {name} | {batch} | {1000 * measured:.2f} | {ratios[name]:.2f} |", flush=True)
+    within = sum(abs(ratio - 1) <= TARGET for ratio in ratios.values())
+    print(
+        f"\nWithin {TARGET:.0%}: {within} of {len(ratios)}; "
+        f"from {min(ratios.values()):.2f} to {max(ratios.values()):.2f}."
+    )
+    kind = local_device("cpu")
+    assert kind is not None
+    overhead = cost_model.overhead_seconds[kind.name]
+    print(f"{len(cost_model.measurements[kind.name])} operators, {1e6 * overhead:.1f} us more each")
+
+
+if __name__ == "__main__":
+    main()

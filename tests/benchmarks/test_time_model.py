@@ -1,0 +1,25 @@
+"""The benchmark of predicted against measured times."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from benchmarks.time_model import compared, step_of
+from cost_models import MeasuredCostModel
+from tests.zoo import ZOO
+
+
+@pytest.mark.parametrize("name", ["mlp", "hf_gpt2_labels"])
+def test_a_step_leaves_a_gradient_of_every_parameter(name: str) -> None:
+    model = ZOO[name].build().train()
+    step_of(ZOO[name], model, 4)()
+    used = [parameter.grad for parameter in model.parameters()]
+    assert all(gradient is not None and bool(torch.any(gradient != 0)) for gradient in used)
+
+
+def test_predicted_and_measured_are_of_one_step() -> None:
+    predicted, measured, plan = compared(ZOO["mlp"], MeasuredCostModel(), 8, 0.02)
+    assert measured > 0
+    assert plan.mode == "train"
+    assert predicted == plan.step_seconds > 0
