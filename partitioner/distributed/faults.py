@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch.distributed as dist
 
@@ -88,7 +89,7 @@ def _is_lost(error: BaseException) -> bool:
     )
 
 
-def _ended(store: dist.Store, rank: int, size: int) -> int | None:
+def _ended(store: Any, rank: int, size: int) -> int | None:
     """A rank on this host whose process ended."""
     until = time.monotonic() + GRACE_SECONDS
     while time.monotonic() < until:
