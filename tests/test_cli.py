@@ -440,3 +440,30 @@ def test_a_terminal_without_unicode_gets_a_table(seqnet_plan: Path) -> None:
     result = subprocess_run("show", str(seqnet_plan), env=environment)
     assert result.returncode == 0, result.stderr
     assert "lin1" in result.stdout
+
+
+def test_a_pipeline_from_plan_to_verify(tmp_path: Path) -> None:
+    """Every command takes the plan of a pipeline."""
+    path, shape = tmp_path / "plan.json", "f32[8,1,28,28]"
+    result = run(
+        "plan", SEQNET, "--devices", "2x16GiB", "--input", shape, "--mode", "train",
+        "--objective", "throughput", "--micro-batches", 4, "--schedule", "gpipe", "-o", path,
+    )  # fmt: skip
+    assert result.exit_code == 0, result.stderr
+    assert "4 micro-batches through" in result.stdout
+    assert Plan.load(path).pipeline is not None
+    for arguments in (
+        ("show", path),
+        ("show", path, "--explain"),
+        ("emit", path),
+        ("draw", path, "-o", tmp_path / "plan.svg"),
+        ("verify", SEQNET, path),
+    ):
+        result = run(*arguments)
+        assert result.exit_code == 0, (arguments, result.stderr)
+    assert "gradients: equal" in result.stdout
+
+
+def test_micro_batches_need_throughput() -> None:
+    result = run("plan", SEQNET, "--devices", "2x16GiB", "--micro-batches", 4)
+    assert "objective='throughput'" in bad(result)
