@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch.distributed as dist
+from torch._C._distributed_c10d import Store
 
 from partitioner.errors import PartitionerError
 from partitioner.placement import PipelineRecord
@@ -88,7 +89,7 @@ def _is_lost(error: BaseException) -> bool:
     )
 
 
-def _ended(store: dist.Store, rank: int, size: int) -> int | None:
+def _ended(store: Store, rank: int, size: int) -> int | None:
     """A rank on this host whose process ended."""
     until = time.monotonic() + GRACE_SECONDS
     while time.monotonic() < until:

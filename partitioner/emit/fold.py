@@ -219,12 +219,12 @@ class _Folder:
         for node in self.old.graph.nodes:
             if node.op == "output":
                 continue
-            call = self.folded.get(node.name)
+            own = self.folded.get(node.name)
             readers = {user.name for user in node.users} if node.op == "get_attr" else set()
-            if call is not None and any(self.folded.get(name) is not call for name in readers):
+            if own is not None and any(self.folded.get(name) is not own for name in readers):
                 found.add(node.name)
             for reader in self.old.nodes[node.name].shared.values():
-                if reader in self.folded and self.folded[reader] is not call:
+                if reader in self.folded and self.folded[reader] is not own:
                     found.add(reader)
         return found
 
