@@ -34,7 +34,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cost_models import MeasuredCostModel
+from cost_models import DeviceKind, MeasuredCostModel, OperatorCall, local_device
 from partitioner import Cluster, Device, Link, plan
 from partitioner.capture import capture
 from partitioner.distributed import PipelineLayout, RankPipeline, first_micro_batch, micro_calls
@@ -175,7 +175,7 @@ def splits(name: str, tried: int) -> tuple[dict[str, dict[str, int]], float]:
     even = min(range(1, size), key=lambda place: abs(2 * sums[place - 1] - sums[-1]))
     found = plan(
         model,
-        Cluster(tuple(Device(device) for device in LINK.between or ()), (LINK,)),
+        Cluster(tuple(Device(device, memory="16GiB") for device in LINK.between or ()), (LINK,)),
         args,
         example_kwargs=kwargs,
         objective="throughput",

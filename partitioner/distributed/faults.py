@@ -10,9 +10,9 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch.distributed as dist
-from torch._C._distributed_c10d import Store
 
 from partitioner.errors import PartitionerError
 from partitioner.placement import PipelineRecord
@@ -89,7 +89,7 @@ def _is_lost(error: BaseException) -> bool:
     )
 
 
-def _ended(store: Store, rank: int, size: int) -> int | None:
+def _ended(store: Any, rank: int, size: int) -> int | None:
     """A rank on this host whose process ended."""
     until = time.monotonic() + GRACE_SECONDS
     while time.monotonic() < until:

@@ -45,18 +45,9 @@ def emitted(plan_file: Path, folder: Path, model: str = "Chain", *options: str) 
     path = folder / "train_pipeline.py"
     result = CliRunner().invoke(
         cli,
-        [
-            "emit",
-            str(plan_file),
-            "--target",
-            "pipeline",
-            "-o",
-            str(path),
-            "--model",
-            f"tests.distributed.scripted:{model}",
-            *options,
-        ],
-    )
+        ["emit", str(plan_file), "--target", "pipeline", "-o", str(path), "--model",
+         f"tests.distributed.scripted:{model}", *options],
+    )  # fmt: skip
     assert result.exit_code == 0, result.output
     return path
 
