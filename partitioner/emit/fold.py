@@ -212,10 +212,10 @@ class _Folder:
     def _read_outside(self) -> set[str]:
         """`get_attr` nodes within folded calls that other nodes need, or that the call is given."""
         found: set[str] = set()
-        for name, call in self.folded.items():
-            if name == call.nodes[-1]:
-                given = nodes_in((call.args, dict(call.kwargs)))
-                found.update(node.name for node in given if self.folded.get(node.name) is call)
+        for name, outer in self.folded.items():
+            if name == outer.nodes[-1]:
+                given = nodes_in((outer.args, dict(outer.kwargs)))
+                found.update(node.name for node in given if self.folded.get(node.name) is outer)
         for node in self.old.graph.nodes:
             if node.op == "output":
                 continue
