@@ -5,6 +5,9 @@ a plan for the one device predicts a training step, forward and backward, and th
 timed in the same run, half of it before the measuring and half after. A cell is
 `predicted / measured`. Times are CPU seconds of one thread, which the work of others on the machine
 hardly touches.
+
+Then the roofline that is fitted to the measurements prices every node of these plans as if nothing
+had been measured; it is judged by the rank correlation (Spearman) with the measured prices.
 """
 
 from __future__ import annotations
@@ -14,13 +17,14 @@ import copy
 import statistics
 import time
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
 
 import torch
+from scipy.stats import spearmanr
 from torch import nn
 
 import partitioner
-from cost_models import MeasuredCostModel
+from cost_models import CostModel, DeviceKind, MeasuredCostModel, OperatorCall
 from cost_models.machine import local_device
 from partitioner.graph.loss import trainable_outputs
 from partitioner.spec import Device
@@ -34,6 +38,17 @@ LARGEST_BATCH = 16_384
 TARGET = 0.15
 SECONDS = 1.0
 """For which a step is repeated, before and after its operators are measured."""
+
+
+@dataclass(frozen=True)
+class Calibrated:
+    """The roofline fitted to a table of measurements, without the table."""
+
+    measured: MeasuredCostModel
+
+    def seconds(self, call: OperatorCall, kind: DeviceKind) -> float:
+        """Seconds that `call` takes on `kind`."""
+        return self.measured.calibrated_seconds(call, kind)
 
 
 def step_of(case: Case, model: nn.Module, batch: int) -> Callable[[], None]:
@@ -81,22 +96,36 @@ def batch_for(case: Case) -> int:
     return batch
 
 
+def planned(case: Case, cost_model: CostModel, batch: int) -> partitioner.Plan:
+    """The plan of a training step on the CPU."""
+    size = {"batch": batch} if case.batched else {}
+    return partitioner.plan(
+        case.build().train(),
+        [Device("cpu", memory="64GiB")],
+        case.args(**size),
+        example_kwargs=case.kwargs(**size),
+        mode="train",
+        cost_model=cost_model,
+    )
+
+
 def compared(
     case: Case, cost_model: MeasuredCostModel, batch: int, seconds: float
-) -> tuple[float, float, Any]:
-    """Predicted and measured seconds of a step, and the plan."""
+) -> tuple[partitioner.Plan, float]:
+    """The plan under measured costs, and the measured seconds of its step."""
     model = case.build().train()
     size = {"batch": batch} if case.batched else {}
-    args, kwargs = case.args(**size), case.kwargs(**size)
     step = step_of(case, model, batch)
     samples = timed(step, seconds / 2)
-    cost_model.measure(model, "cpu", args, example_kwargs=kwargs)
+    cost_model.measure(model, "cpu", case.args(**size), example_kwargs=case.kwargs(**size))
     samples += timed(step, seconds / 2)
-    plan = partitioner.plan(
-        model, [Device("cpu", memory="64GiB")], args, example_kwargs=kwargs, mode="train",
-        cost_model=cost_model,
-    )  # fmt: skip
-    return plan.step_seconds, statistics.median(samples), plan
+    return planned(case, cost_model, batch), statistics.median(samples)
+
+
+def node_seconds(plan: partitioner.Plan) -> list[float]:
+    """What each operation takes, forward and backward; views, which take nothing, are left out."""
+    both = (c.forward_seconds["cpu"] + c.backward_seconds["cpu"] for c in plan.costs.values())
+    return [seconds for seconds in both if seconds]
 
 
 def main() -> None:
@@ -109,12 +138,16 @@ def main() -> None:
     names = options.models.split(",") if options.models else SMOKE if options.smoke else tuple(ZOO)
     cost_model = MeasuredCostModel(clock=time.process_time)
     ratios: dict[str, float] = {}
+    by_table: list[float] = []
+    by_roofline: list[float] = []
     print("| model | batch | measured ms | predicted / measured |\n| --- | ---: | ---: | ---: |")
     for name in names:
         batch = 8 if options.smoke else batch_for(ZOO[name])
         seconds = 0.1 if options.smoke else SECONDS
-        predicted, measured, _ = compared(ZOO[name], cost_model, batch, seconds)
-        ratios[name] = predicted / measured
+        plan, measured = compared(ZOO[name], cost_model, batch, seconds)
+        ratios[name] = plan.step_seconds / measured
+        by_table += node_seconds(plan)
+        by_roofline += node_seconds(planned(ZOO[name], Calibrated(cost_model), batch))
         print(f"| {name} | {batch} | {1000 * measured:.2f} | {ratios[name]:.2f} |", flush=True)
     within = sum(abs(ratio - 1) <= TARGET for ratio in ratios.values())
     print(
@@ -124,7 +157,11 @@ def main() -> None:
     kind = local_device("cpu")
     assert kind is not None
     overhead = cost_model.overhead_seconds[kind.name]
-    print(f"{len(cost_model.measurements[kind.name])} operators, {1e6 * overhead:.1f} us more each")
+    rank = spearmanr(by_table, by_roofline).statistic
+    print(
+        f"{len(cost_model.measurements[kind.name])} operators, {1e6 * overhead:.1f} us more each. "
+        f"The fitted roofline ranks {len(by_table)} nodes with Spearman {rank:.3f}."
+    )
 
 
 if __name__ == "__main__":

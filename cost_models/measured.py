@@ -109,17 +109,21 @@ class MeasuredCostModel:
 
     def seconds(self, call: OperatorCall, kind: DeviceKind) -> float:
         """Seconds that `call` takes on `kind`: as measured, else by the fitted roofline."""
+        known = self.measurements.get(kind.name, {}).get(call.signature)
+        if known is not None:
+            return known.median_seconds + self.overhead_seconds.get(kind.name, 0.0)
+        return self.calibrated_seconds(call, kind)
+
+    def calibrated_seconds(self, call: OperatorCall, kind: DeviceKind) -> float:
+        """Seconds by the roofline that is fitted to the table, as for a call that is not in it."""
         table = self.measurements.get(kind.name, {})
         if not table:
             return RooflineCostModel().seconds(call, kind)
-        overhead = self.overhead_seconds.get(kind.name, 0.0)
-        known = table.get(call.signature)
-        if known is not None:
-            return known.median_seconds + overhead
         size, fitted = self._fitted.get(kind.name, (0, kind))
         if size != len(table):
             fitted = fitted_kind(kind, table.values())
             self._fitted[kind.name] = (len(table), fitted)
+        overhead = self.overhead_seconds.get(kind.name, 0.0)
         return _FITTED_ROOFLINE.seconds(call, fitted) + overhead
 
     def is_measured(self, call: OperatorCall, kind: DeviceKind) -> bool:

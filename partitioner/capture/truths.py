@@ -85,7 +85,7 @@ def _is_same(one: Structure, other: Structure) -> bool:
 def drawn() -> Any:
     """The state of Python's and NumPy's random numbers: another one after each draw."""
     kind, keys, *rest = numpy.random.get_state(legacy=True)
-    return random.getstate(), kind, bytes(keys), rest
+    return random.getstate(), kind, numpy.asarray(keys).tobytes(), rest
 
 
 @contextmanager

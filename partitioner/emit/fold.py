@@ -212,19 +212,19 @@ class _Folder:
     def _read_outside(self) -> set[str]:
         """`get_attr` nodes within folded calls that other nodes need, or that the call is given."""
         found: set[str] = set()
-        for name, call in self.folded.items():
-            if name == call.nodes[-1]:
-                given = nodes_in((call.args, dict(call.kwargs)))
-                found.update(node.name for node in given if self.folded.get(node.name) is call)
+        for name, outer in self.folded.items():
+            if name == outer.nodes[-1]:
+                given = nodes_in((outer.args, dict(outer.kwargs)))
+                found.update(node.name for node in given if self.folded.get(node.name) is outer)
         for node in self.old.graph.nodes:
             if node.op == "output":
                 continue
-            call = self.folded.get(node.name)
+            own = self.folded.get(node.name)
             readers = {user.name for user in node.users} if node.op == "get_attr" else set()
-            if call is not None and any(self.folded.get(name) is not call for name in readers):
+            if own is not None and any(self.folded.get(name) is not own for name in readers):
                 found.add(node.name)
             for reader in self.old.nodes[node.name].shared.values():
-                if reader in self.folded and self.folded[reader] is not call:
+                if reader in self.folded and self.folded[reader] is not own:
                     found.add(reader)
         return found
 
