@@ -18,7 +18,7 @@ from partitioner.dry_run import MeasuredMemory
 from partitioner.errors import InfeasibleError, TimeLimitError
 from partitioner.fit import REHEARSALS, any_fit, excess_nbytes, tightened, widened
 from partitioner.priced import Priced
-from partitioner.solve import Problem, Solution, Status, evaluate, solve
+from partitioner.solve import Problem, Solution, Status, evaluate, never_fits, solve
 from partitioner.spec import format_nbytes
 
 WIDENED = (1.15, 1.4, 1.7)
@@ -49,7 +49,8 @@ def solve_and_rehearse(subject: Priced) -> Rehearsed:
     """The best solution whose dry run stays within the limits.
 
     The bound is that of the first problem that was solved: with the true limits, or with widened
-    ones, which only ever allow more. Where no round ends well, any placement will do that fits.
+    ones, of placements whose rows are within them. Where no round ends well, any placement will do
+    that fits.
 
     Raises:
         InfeasibleError: nothing fits, and by how much.
@@ -112,7 +113,13 @@ def _rounds(subject: Priced, problem: Problem, rehearsals: int, unit: float = 1.
 def _with_widened_limits(
     subject: Priced, original: Problem, error: InfeasibleError
 ) -> Rehearsed | None:
-    """A solution that fits though its rows do not; `None` if none was found."""
+    """A solution that fits though its rows do not; `None` if none was found.
+
+    Rows are off by what crosses between devices: not on one device, nor where all devices together
+    hold less than the model takes at its fullest point.
+    """
+    if len(original.devices) == 1 or never_fits(original):
+        return None
     limits = [limit for limit in original.capacity_nbytes if limit is not None]
     limited = len(limits) == len(original.capacity_nbytes)
     if not error.shortfall or (limited and static_nbytes(subject) > sum(limits)):

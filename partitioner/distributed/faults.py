@@ -41,6 +41,7 @@ def reporting_faults(record: PipelineRecord) -> Iterator[None]:
         yield
         signal.signal(signal.SIGTERM, before)
     except Exception as raised:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the launcher's; this process ends by itself
         error = _root(raised)
         who, cause = _who(record, rank), " ".join(f"{type(error).__name__}: {error}".split())
         if isinstance(error, PartitionerError):

@@ -193,7 +193,8 @@ class _Search:
             self.offer(placed)
             if self.done() or effort.late():
                 return
-        if len(self.tables.groups) * len(self.problem.devices) <= 24:
+        devices = len(self.problem.devices)
+        if devices == 1 or len(self.tables.groups) * devices <= 24:
             return
         if self.problem.objective == "throughput":
             for line in lines(self.tables, self.seed, LINES):

@@ -19,7 +19,7 @@ def test_a_step_leaves_a_gradient_of_every_parameter(name: str) -> None:
 
 
 def test_predicted_and_measured_are_of_one_step() -> None:
-    predicted, measured, plan = compared(ZOO["mlp"], MeasuredCostModel(), 8, 0.02)
+    plan, measured = compared(ZOO["mlp"], MeasuredCostModel(), 8, 0.02)
     assert measured > 0
     assert plan.mode == "train"
-    assert predicted == plan.step_seconds > 0
+    assert plan.step_seconds > 0
