@@ -115,12 +115,7 @@ def _training(
         if optimizer is not None:
             optimizer.step()
     gradients = [p.grad for p in trainable if p.grad is not None]
-    state = [
-        value
-        for entry in (optimizer.state.values() if optimizer is not None else ())
-        for value in pytree.tree_leaves(entry)
-        if isinstance(value, torch.Tensor)
-    ]
+    state = state_tensors(optimizer)
     return {
         name: MeasuredMemory(
             parameters=before[name],
@@ -131,6 +126,12 @@ def _training(
         )
         for name in names
     }
+
+
+def state_tensors(optimizer: torch.optim.Optimizer | None) -> list[torch.Tensor]:
+    """What an optimizer keeps of its steps."""
+    entries = [] if optimizer is None else list(optimizer.state.values())
+    return [leaf for leaf in pytree.tree_leaves(entries) if isinstance(leaf, torch.Tensor)]
 
 
 def _inference(

@@ -19,13 +19,13 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from partitioner.capture import DATA_DEPENDENT, fake_clone, in_mode, quiet
 from partitioner.distributed import LocalPipeline, PipelineLayout
-from partitioner.dry_run import MeasuredMemory
+from partitioner.dry_run import MeasuredMemory, state_tensors
 from partitioner.errors import InfeasibleError, SpecError
 from partitioner.graph import stage_units, training_loss
 from partitioner.placement import PipelineRecord, build_pipeline_plan, targets
 from partitioner.plan import Plan
 from partitioner.priced import Priced
-from partitioner.schedule import in_flight
+from partitioner.schedule import in_flight_by_stage
 from partitioner.solve import Shortfall, formulate_stages, lower_bound, solve_stages
 from partitioner.spec import Demands, format_nbytes, resolve
 from partitioner.virtual import rounded, virtual_gpus
@@ -141,7 +141,6 @@ def _rehearsed(
 ) -> dict[str, MeasuredMemory]:
     fake = in_mode(fake_clone(subject.model, mode), layout.captured.training)
     names = subject.cluster.names
-    example = layout.inputs(*layout.captured.example)
     batch = {
         name: torch.empty(
             (layout.micro_batches * tensor.shape[0], *tensor.shape[1:])
@@ -149,7 +148,7 @@ def _rehearsed(
             else tensor.shape,
             dtype=tensor.dtype,
         )
-        for name, tensor in example.items()
+        for name, tensor in layout.example.items()
     }
     with virtual_gpus(subject.cluster, limits=False) as gpus:
         pipeline = LocalPipeline(fake, layout, ranks, lambda output, _: training_loss(output))
@@ -164,12 +163,7 @@ def _rehearsed(
             if optimizer is not None:
                 optimizer.step()
         gradients = [p.grad for p in trainable if p.grad is not None]
-        state = [
-            value
-            for entry in (optimizer.state.values() if optimizer is not None else ())
-            for value in entry.values()
-            if isinstance(value, torch.Tensor)
-        ]
+        state = state_tensors(optimizer)
         extra = _buffers(subject, layout, ranks)
         found = {}
         for name in names:
@@ -188,9 +182,7 @@ def _rehearsed(
 
 def _buffers(subject: Priced, layout: PipelineLayout, ranks: Sequence[str]) -> Mapping[str, int]:
     """By device, what the buffers of all micro-batches take beyond those in flight."""
-    flying: dict[int, int] = {}
-    for order in layout.orders:
-        flying.update(in_flight(order))
+    flying = in_flight_by_stage(layout.orders)
     found = dict.fromkeys(ranks, 0)
     m, last = layout.micro_batches, len(layout.parts) - 1
     for part in layout.parts:

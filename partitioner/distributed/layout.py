@@ -8,13 +8,20 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
 from partitioner.capture import Captured
 from partitioner.errors import PlanError, SpecError
 from partitioner.graph import StagePart, split_stages, tied_parameters
-from partitioner.schedule import Orders, check_schedule, orders
+from partitioner.schedule import (
+    Action,
+    Orders,
+    StageSeconds,
+    check_schedule,
+    orders,
+    simulate,
+)
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
 
@@ -135,6 +142,14 @@ class PipelineLayout:
         )
 
     @cached_property
+    def sequence(self) -> tuple[Action, ...]:
+        """All ranks' actions in one order that respects every rank's own: as with equal stages."""
+        table = simulate(self.orders, [StageSeconds(1.0, 1.0, 1.0)] * len(self.parts))
+        rows = [interval for row in table.compute for interval in row]
+        rows.sort(key=lambda i: (i.start, i.end, i.action.stage))
+        return tuple(interval.action for interval in rows)
+
+    @cached_property
     def tied(self) -> dict[str, tuple[int, ...]]:
         """Parameters that several stages have, with these stages."""
         return tied_parameters(self.parts, self.captured)
@@ -142,9 +157,13 @@ class PipelineLayout:
     @cached_property
     def divided(self) -> dict[str, bool]:
         """By input, whether it is cut into micro-batches; the others are given to each."""
-        example = self.inputs(*self.captured.example)
-        batch = next((t.shape[0] for t in example.values() if t.dim()), None)
-        return {name: t.dim() > 0 and t.shape[0] == batch for name, t in example.items()}
+        batch = next((t.shape[0] for t in self.example.values() if t.dim()), None)
+        return {name: t.dim() > 0 and t.shape[0] == batch for name, t in self.example.items()}
+
+    @cached_property
+    def example(self) -> dict[str, Tensor]:
+        """The tensors of the recorded micro-batch, without data, by the name of the input."""
+        return self.inputs(*self.captured.example)
 
     def inputs(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Tensor]:
         """The tensors of a call, by the name of the input.
@@ -163,7 +182,7 @@ class PipelineLayout:
             PlanError: a tensor has other sizes; pipelines have buffers of fixed sizes.
         """
         given = self.inputs(args, kwargs)
-        for name, example in self.inputs(*self.captured.example).items():
+        for name, example in self.example.items():
             wanted = list(example.shape)
             if self.divided[name]:
                 wanted[0] *= self.micro_batches
@@ -190,20 +209,5 @@ class PipelineLayout:
         output = next(iter(reversed(self.captured.graph.nodes)))
         by_name = dict(zip(self.parts[-1].wires_out, tensors, strict=True))
 
-        def value(node: torch.fx.Node) -> Any:
-            return by_name[node.name]
-
-        return self.captured.output_spec.rebuild(_filled(output.args[0], value))
-
-
-def _filled(value: Any, value_of: Any) -> Any:
-    """A nested value with the nodes in it replaced, in plain containers."""
-    if isinstance(value, torch.fx.Node):
-        return value_of(value)
-    if isinstance(value, dict):
-        return {key: _filled(part, value_of) for key, part in value.items()}
-    if isinstance(value, tuple):
-        return tuple(_filled(part, value_of) for part in value)
-    if isinstance(value, list):
-        return [_filled(part, value_of) for part in value]
-    return value
+        plain = fx.node.map_arg(output.args[0], lambda node: by_name[node.name])
+        return self.captured.output_spec.rebuild(plain)

@@ -6,7 +6,7 @@ computes, the next one already has the micro-batch before.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from partitioner.distributed.layout import PipelineLayout
 from partitioner.distributed.share import Share, merged, model_loss
 from partitioner.emit import make_stage
-from partitioner.schedule import Action, Kind, StageSeconds, simulate
+from partitioner.schedule import Action, Kind
 
 
 class LocalPipeline(Share):
@@ -90,7 +90,7 @@ class LocalPipeline(Share):
         count = self.layout.micro_batches
         targets = [None] * count if target is None else target.tensor_split(count)
         run = _Run(self, micro, targets)
-        self.executed = tuple(_sequence(self.layout))
+        self.executed = self.layout.sequence
         for action in self.executed:
             run.do(action)
         self._sum_tied_here()
@@ -170,10 +170,3 @@ def _arrived(wire: Tensor, device: torch.device, training: bool) -> Tensor:
     """A wire as the next stage takes it: a leaf on its device."""
     needs = training and wire.requires_grad
     return wire.detach().to(device).requires_grad_(needs)
-
-
-def _sequence(layout: PipelineLayout) -> Iterable[Action]:
-    """All ranks' actions in one order that respects every rank's own: as with equal stages."""
-    table = simulate(layout.orders, [StageSeconds(1.0, 1.0, 1.0)] * len(layout.parts))
-    rows = [interval for row in table.compute for interval in row]
-    return (i.action for i in sorted(rows, key=lambda i: (i.start, i.end, i.action.stage)))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import operator as python_operator
 from collections.abc import Iterable, Iterator, Mapping
 from math import isfinite
-from typing import Any
 
 import networkx as nx
 from torch import fx, nn
@@ -18,7 +17,7 @@ from cost_models import (
     OperatorCall,
     is_bandwidth_bound,
 )
-from partitioner.capture import Captured, NodeInfo, TensorSpec
+from partitioner.capture import Captured, NodeInfo, holds_tensor
 from partitioner.errors import InfeasibleError
 from partitioner.graph.cost_graph import CostGraph, NodeCost, TensorCost
 from partitioner.graph.lifetimes import holdings_of
@@ -159,7 +158,7 @@ def readers_of(captured: Captured) -> dict[str, tuple[str, ...]]:
             continue
         sources = [source.name for source in node.all_input_nodes]
         for source in (*sources, *captured.nodes[node.name].shared.values()):
-            if _tensor_specs(captured.nodes[source].value):
+            if holds_tensor(captured.nodes[source].value):
                 readers.setdefault(source, {})[node.name] = None
     return {source: tuple(users) for source, users in readers.items()}
 
@@ -174,16 +173,7 @@ def _numbers_beside_operands(captured: Captured) -> Iterator[tuple[str, str]]:
 
 
 def _makes_number(info: NodeInfo) -> bool:
-    return not info.mutates and not _tensor_specs(info.value)
-
-
-def _tensor_specs(value: Any) -> bool:
-    """Whether a recorded value holds a tensor."""
-    if isinstance(value, Mapping):
-        return any(_tensor_specs(entry) for entry in value.values())
-    if isinstance(value, tuple | list):
-        return any(_tensor_specs(entry) for entry in value)
-    return isinstance(value, TensorSpec)
+    return not info.mutates and not holds_tensor(info.value)
 
 
 def owners_of(captured: Captured) -> dict[str, tuple[str, ...]]:

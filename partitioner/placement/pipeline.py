@@ -44,7 +44,8 @@ def pipelined(
     """
     parts = split_stages(captured, record.stages)
     moves = _transfers(graph, cluster, record, parts)
-    seconds = tuple(_seconds(captured, graph, cluster, record, part) for part in parts)
+    weighted = weighted_nodes(graph)
+    seconds = tuple(_seconds(graph, cluster, record, part, weighted) for part in parts)
     plan = orders(
         record.schedule,
         len(record.ranks),
@@ -80,15 +81,14 @@ def placement_of_stages(
 
 
 def _seconds(
-    captured: Captured,
     graph: CostGraph,
     cluster: Cluster,
     record: PipelineRecord,
     part: StagePart,
+    weighted: set[str],
 ) -> StageSeconds:
     ranks = record.ranks
     here = ranks[part.index % len(ranks)]
-    weighted = weighted_nodes(graph)
     backward = sum(graph.cost(node).backward_seconds[here] for node in part.nodes)
     weight = WEIGHT_SHARE * sum(
         graph.cost(node).backward_seconds[here] for node in part.nodes if node in weighted

@@ -10,6 +10,7 @@ from partitioner.schedule.actions import (
     Orders,
     check_schedule,
     in_flight,
+    in_flight_by_stage,
     orders,
     peak_in_flight,
 )
@@ -25,6 +26,7 @@ __all__ = [
     "Timetable",
     "check_schedule",
     "in_flight",
+    "in_flight_by_stage",
     "orders",
     "peak_in_flight",
     "simulate",

@@ -170,6 +170,14 @@ def in_flight(order: Sequence[Action]) -> dict[int, int]:
     return {stage: int(peak_in_flight(order, {stage: 1})) for stage in stages}
 
 
+def in_flight_by_stage(orders: Orders) -> list[int]:
+    """`in_flight` of every stage of all ranks, the first stage first."""
+    found: dict[int, int] = {}
+    for order in orders:
+        found.update(in_flight(order))
+    return [found[stage] for stage in sorted(found)]
+
+
 def peak_in_flight(order: Sequence[Action], nbytes: Mapping[int, int]) -> int:
     """The most that a rank holds at once for micro-batches between forward and backward.
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from math import inf
 
 from partitioner.graph.cost_graph import CostGraph
 from partitioner.solve.problem import Demand, Flow, Hold, Hop, Problem
+from partitioner.solve.state import Matrix
 from partitioner.spec import OBJECTIVES, Cluster, Constraint, Link, Targets, check_name, resolve
+
+Ways = Mapping[tuple[str, str], Sequence[Link]]
 
 
 def formulate(
@@ -36,13 +39,9 @@ def formulate(
     names = targets(cost_graph)
     resolve(constraints, names, devices, cost_graph.colocated)
     demands = tuple(_demand(constraint, names, devices, index) for constraint in constraints)
-    ways = {
-        (source, target): cluster.road(source, target)
-        for source in devices
-        for target in devices
-        if source != target
-    }
+    ways = roads_between(cluster, devices)
     lanes, roads = _shared(devices, ways)
+    latency_seconds, seconds_per_byte = link_tables(devices, ways)
     problem = Problem(
         objective=objective,
         nodes=cost_graph.order,
@@ -56,20 +55,8 @@ def formulate(
             for node in cost_graph.order
         ),
         flows=tuple(_flows(cost_graph, index)),
-        latency_seconds=tuple(
-            tuple(
-                sum(link.latency_seconds for link in ways.get((source, target), ()))
-                for target in devices
-            )
-            for source in devices
-        ),
-        seconds_per_byte=tuple(
-            tuple(
-                sum(1 / link.bytes_per_second for link in ways.get((source, target), ()))
-                for target in devices
-            )
-            for source in devices
-        ),
+        latency_seconds=latency_seconds,
+        seconds_per_byte=seconds_per_byte,
         lanes=lanes,
         roads=roads,
         holds=tuple(
@@ -83,7 +70,7 @@ def formulate(
             if holding.nodes
         ),
         points=cost_graph.points,
-        capacity_nbytes=tuple(_capacity(cluster, device) for device in devices),
+        capacity_nbytes=tuple(capacity_nbytes(cluster, device) for device in devices),
         allowed=(tuple(range(len(devices))),) * len(cost_graph.order),
         colocated=tuple(
             tuple(sorted(index[node] for node in group)) for group in cost_graph.colocated if group
@@ -92,8 +79,30 @@ def formulate(
     return with_demands(problem, demands)
 
 
+def roads_between(cluster: Cluster, devices: Sequence[str]) -> Ways:
+    """The links that a value crosses, by source and destination."""
+    return {
+        (source, target): cluster.road(source, target)
+        for source in devices
+        for target in devices
+        if source != target
+    }
+
+
+def link_tables(devices: Sequence[str], ways: Ways) -> tuple[Matrix, Matrix]:
+    """Seconds of latency, and seconds for each byte: `[source][destination]`."""
+
+    def table(of: Callable[[Link], float]) -> Matrix:
+        return tuple(
+            tuple(sum(map(of, ways.get((source, target), ()))) for target in devices)
+            for source in devices
+        )
+
+    return table(lambda link: link.latency_seconds), table(lambda link: 1 / link.bytes_per_second)
+
+
 def _shared(
-    devices: Sequence[str], ways: Mapping[tuple[str, str], Sequence[Link]]
+    devices: Sequence[str], ways: Ways
 ) -> tuple[tuple[str, ...], tuple[tuple[tuple[Hop, ...], ...], ...]]:
     """What several links share, and the hops of every pair that takes part in it."""
     lanes = tuple(
@@ -179,6 +188,7 @@ def _flows(cost_graph: CostGraph, index: dict[str, int]) -> Iterable[Flow]:
             yield Flow(index[node], tuple(readers), tensor.nbytes, tensor.gradient_nbytes)
 
 
-def _capacity(cluster: Cluster, name: str) -> int | None:
+def capacity_nbytes(cluster: Cluster, name: str) -> int | None:
+    """The memory of a device; `None` is without limit."""
     memory = cluster.device(name).memory
     return memory if isinstance(memory, int) else None

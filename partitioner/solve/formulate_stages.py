@@ -7,6 +7,7 @@ from itertools import accumulate
 from math import inf
 
 from partitioner.graph.cost_graph import CostGraph, Holding
+from partitioner.solve.formulate import capacity_nbytes, link_tables, roads_between
 from partitioner.solve.stages import StageHold, StageProblem
 from partitioner.spec import Cluster, Demands
 
@@ -73,6 +74,7 @@ def formulate_stages(
     pinned = {node: device for node, device in demands.pinned.items() if node in place}
     index = {name: i for i, name in enumerate(devices)}
     every = tuple(range(len(devices)))
+    latency_seconds, seconds_per_byte = link_tables(devices, roads_between(cluster, devices))
     problem = StageProblem(
         units=tuple(unit[0] for unit in line),
         forward_seconds=tuple(
@@ -87,10 +89,7 @@ def formulate_stages(
         wire_nbytes=wires,
         gradient_nbytes=gradients,
         holds=tuple(_holds(graph, place, readers)),
-        capacity_nbytes=tuple(
-            memory if isinstance(memory := cluster.device(name).memory, int) else None
-            for name in devices
-        ),
+        capacity_nbytes=tuple(capacity_nbytes(cluster, name) for name in devices),
         allowed=tuple(
             tuple(d for d in every if all(index[pinned.get(n, devices[d])] == d for n in unit))
             for unit in line
@@ -98,28 +97,14 @@ def formulate_stages(
         separated=tuple(
             (_places(one, place), _places(other, place)) for one, other in demands.separated
         ),
-        latency_seconds=tuple(
-            tuple(0.0 if a == b else _latency_seconds(cluster, a, b) for b in devices)
-            for a in devices
-        ),
-        seconds_per_byte=tuple(
-            tuple(0.0 if a == b else _seconds_per_byte(cluster, a, b) for b in devices)
-            for a in devices
-        ),
+        latency_seconds=latency_seconds,
+        seconds_per_byte=seconds_per_byte,
         schedule=schedule,
         micro_batches=micro_batches,
         stages_per_rank=stages_per_rank,
         training=training,
     )
     return problem, line
-
-
-def _latency_seconds(cluster: Cluster, source: str, destination: str) -> float:
-    return sum(link.latency_seconds for link in cluster.road(source, destination))
-
-
-def _seconds_per_byte(cluster: Cluster, source: str, destination: str) -> float:
-    return sum(1 / link.bytes_per_second for link in cluster.road(source, destination))
 
 
 def _places(nodes: Iterable[str], place: dict[str, int]) -> tuple[int, ...]:

@@ -26,13 +26,13 @@ from partitioner.schedule import (
     Orders,
     StageSeconds,
     Timetable,
-    in_flight,
+    in_flight_by_stage,
     orders,
     simulate,
 )
+from partitioner.solve.state import Matrix
 
 Floats = NDArray[np.float64]
-Matrix = tuple[tuple[float, ...], ...]
 
 MOST_PERMUTED = 4
 """Devices of which all sequences are tried; of more, the one of the cluster."""
@@ -288,6 +288,8 @@ class _Search:
         self.passing = self._passing()
         self.reach = self._reach()
         self.simulated = 0
+        self._orders: dict[int, Orders] = {}
+        self._flying: dict[int, list[int]] = {}
 
     def _held(self, kind: str) -> Floats:
         """`[a, b)`: bytes of the holds of a kind that have a unit there."""
@@ -346,22 +348,22 @@ class _Search:
 
     def flying(self, ranks: int) -> list[int]:
         """By stage, the micro-batches in flight."""
-        problem = self.problem
-        found: dict[int, int] = {}
-        for order in self.orders(ranks):
-            found.update(in_flight(order))
-        return [found[stage] for stage in range(ranks * problem.stages_per_rank)]
+        if ranks not in self._flying:
+            self._flying[ranks] = in_flight_by_stage(self.orders(ranks))
+        return self._flying[ranks]
 
     def orders(self, ranks: int) -> Orders:
         """By rank, its actions."""
-        problem = self.problem
-        return orders(
-            problem.schedule,
-            ranks,
-            problem.micro_batches,
-            stages_per_rank=problem.stages_per_rank,
-            training=problem.training,
-        )
+        if ranks not in self._orders:
+            problem = self.problem
+            self._orders[ranks] = orders(
+                problem.schedule,
+                ranks,
+                problem.micro_batches,
+                stages_per_rank=problem.stages_per_rank,
+                training=problem.training,
+            )
+        return self._orders[ranks]
 
     def divide(self, sequence: Sequence[int], excess: bool = False) -> list[int] | None:
         """The cuts with the least largest load (with `excess`, the least largest lack of memory).
