@@ -13,7 +13,8 @@ evenly; and the cheapest walk along the rest of the chain of `waists.py`, over d
 have room for what is to come.
 
 If no label is ever left out for want of room, the best at the end is an optimum. Else the smallest
-bound of those left out is a bound for all assignments.
+bound of those left out is a bound for all assignments. Transfers that share a lane do not wait for
+each other here: on such roads the best at the end is a bound, and its assignment one to recount.
 """
 
 from __future__ import annotations

@@ -23,9 +23,9 @@ ENOUGH = 1_000_000.0
 
 
 @st.composite
-def schedules(draw: st.DrawFn) -> Problem:
+def schedules(draw: st.DrawFn, *, roads: bool | None = None) -> Problem:
     """Latency problems in which some nodes take no time, as views do."""
-    problem = draw(problems(objective="latency", most_nodes=7, most_devices=2))
+    problem = draw(problems(objective="latency", most_nodes=7, most_devices=2, roads=roads))
     still = draw(st.sets(st.sampled_from(range(len(problem.nodes)))))
     nothing = (0.0,) * len(problem.devices)
     return replace(
@@ -69,7 +69,7 @@ def test_followers_change_no_schedule(problem: Problem, data: st.DataObject) -> 
 
 
 @few
-@given(schedules())
+@given(schedules(roads=False))
 def test_many_labels_find_the_best(problem: Problem) -> None:
     tables = Tables(problem)
     if not all(tables.choices):
@@ -81,6 +81,21 @@ def test_many_labels_find_the_best(problem: Problem) -> None:
         recount = count(problem, found.placed)
         assert recount.feasible
         assert recount.objective == pytest.approx(found.bound, rel=1e-9)
+
+
+@few
+@given(schedules(roads=True))
+def test_labels_on_shared_roads_give_a_bound(problem: Problem) -> None:
+    """Labels let transfers pass each other, so an optimum of theirs may be below any plan."""
+    tables = Tables(problem)
+    if not all(tables.choices):
+        return
+    found = best_in_order(tables, cheapest_walk(tables), inf, 10_000, Effort(ENOUGH))
+    assert found.bound <= _best(problem) * (1 + 1e-9)
+    if found.placed is not None:
+        recount = count(problem, found.placed)
+        assert recount.feasible
+        assert recount.objective >= found.bound * (1 - 1e-9)
 
 
 @few
