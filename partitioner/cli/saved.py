@@ -7,32 +7,45 @@ from pathlib import Path
 import click
 from rich.console import RenderableType
 
-from partitioner.cli.options import output_option
+from partitioner.cli.group import Talking
+from partitioner.cli.options import (
+    output_option,
+    plan_argument,
+)
 from partitioner.distributed import training_script
 from partitioner.errors import SpecError
 from partitioner.plan import Plan
 from partitioner.report import check_suffix, plan_renderable, write_whole
 
 
-@click.command()
-@click.argument("plan_file", metavar="PLAN")
+@click.command(cls=Talking)
+@plan_argument
 @click.option("--explain", is_flag=True, help="Why it is like this, instead of what it is.")
 def show(plan_file: str, explain: bool) -> str | RenderableType:
-    """Show a saved plan."""
+    """Show a saved plan.
+
+    \b
+    partitioner show plan.json
+    partitioner show plan.json --explain
+    """
     found = Plan.load(plan_file)
     return found.explain() if explain else plan_renderable(found)
 
 
-@click.command()
-@click.argument("plan_file", metavar="PLAN")
+@click.command(cls=Talking)
+@plan_argument
 @output_option(check_suffix, required=True)
 def draw(plan_file: str, output: str) -> None:
-    """Draw a saved plan into a .svg, .png, .dot or .html file."""
+    """Draw a saved plan into a .svg, .png, .dot or .html file.
+
+    \b
+    partitioner draw plan.json -o plan.svg
+    """
     Plan.load(plan_file).draw(output)
 
 
-@click.command()
-@click.argument("plan_file", metavar="PLAN")
+@click.command(cls=Talking)
+@plan_argument
 @click.option(
     "--target",
     type=click.Choice(("module", "pipeline")),
@@ -52,7 +65,12 @@ def draw(plan_file: str, output: str) -> None:
 def emit(
     plan_file: str, target: str, model: str | None, replicas: int, output: str | None
 ) -> str | None:
-    """Write a saved plan as readable Python."""
+    """Write a saved plan as readable Python.
+
+    \b
+    partitioner emit plan.json -o placed.py
+    partitioner emit plan.json --target pipeline --model examples.seqnet:model -o train.py
+    """
     found = Plan.load(plan_file)
     if target == "pipeline":
         if found.pipeline is None or found.mode != "train" or model is None:

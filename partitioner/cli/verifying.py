@@ -5,11 +5,13 @@ from __future__ import annotations
 import click
 
 from partitioner.cli.console import steps
+from partitioner.cli.group import Talking
 from partitioner.cli.options import (
     adapted,
     call_options,
     given_call,
     model_options,
+    plan_argument,
 )
 from partitioner.cli.planning import planned_call
 from partitioner.errors import SolverError
@@ -20,9 +22,9 @@ from partitioner.verify import VerifyReport
 from partitioner.verify import verify as verify_plan
 
 
-@click.command()
+@click.command(cls=Talking)
 @click.argument("model")
-@click.argument("plan_file", metavar="PLAN")
+@plan_argument
 @model_options
 @call_options
 @click.option("--seed", type=int, default=0, show_default=True, help="Of weights and inputs.")
@@ -39,6 +41,9 @@ def verify(
 
     On the GPUs of the plan where they are here, else on virtual ones: outputs, gradients, two
     optimizer steps, and measured against promised memory.
+
+    \b
+    partitioner verify examples.seqnet:model plan.json
     """
     found = Plan.load(plan_file)
     original = adapted(load_model(model, materialised=True, seed=seed), dtype, checkpoints)
