@@ -19,6 +19,7 @@ from torch.distributed.pipelining.microbatch import TensorChunkSpec, _Replicate
 
 from partitioner.capture import TensorSpec
 from partitioner.distributed.layout import PipelineLayout
+from partitioner.distributed.pulse import doing
 from partitioner.distributed.share import Share, merged, model_loss
 from partitioner.emit import make_stage
 from partitioner.errors import PlanError
@@ -31,6 +32,22 @@ SCHEDULE_CLASSES: dict[str, Any] = {
     "interleaved": ScheduleInterleaved1F1B,
     "zero-bubble": ScheduleInterleavedZeroBubble,
 }
+
+
+class _Stage(PipelineStage):
+    """A stage that says what it is at."""
+
+    def forward_one_chunk(self, fwd_chunk_id: int, *args: Any, **kwargs: Any) -> Any:
+        with doing(f"in the forward of stage {self.stage_index}, micro-batch {fwd_chunk_id}"):
+            return super().forward_one_chunk(fwd_chunk_id, *args, **kwargs)
+
+    def backward_one_chunk(self, bwd_chunk_id: int, *args: Any, **kwargs: Any) -> Any:
+        with doing(f"in the backward of stage {self.stage_index}, micro-batch {bwd_chunk_id}"):
+            return super().backward_one_chunk(bwd_chunk_id, *args, **kwargs)
+
+    def backward_weight_one_chunk(self, bwd_chunk_id: int, *args: Any, **kwargs: Any) -> Any:
+        with doing(f"in the backward of stage {self.stage_index}, micro-batch {bwd_chunk_id}"):
+            return super().backward_weight_one_chunk(bwd_chunk_id, *args, **kwargs)
 
 
 class RankPipeline(Share):
@@ -84,7 +101,7 @@ class RankPipeline(Share):
         super().__init__(layout, stages)
         self.group = group
         wrapped = [
-            PipelineStage(
+            _Stage(
                 stage,
                 stage.part.index,
                 count,
@@ -142,7 +159,8 @@ class RankPipeline(Share):
             lambda stage, given, out: returned.append(tuple(t.detach() for t in out))
         )
         try:
-            self.schedule.step(target=target, losses=losses, return_outputs=False, **given)
+            with doing("waiting in the pipeline's step"):
+                self.schedule.step(target=target, losses=losses, return_outputs=False, **given)
         finally:
             hook.remove()
         if self.layout.captured.training:

@@ -13,8 +13,6 @@ from partitioner.distributed.layout import whole_batch
 from partitioner.errors import PlanError
 from partitioner.placement import PipelineRecord
 
-TIMEOUT_SECONDS = 120
-
 
 def training_script(
     record: PipelineRecord,
@@ -45,7 +43,6 @@ def training_script(
         "@REPLICAS@": str(replicas),
         "@PLAN@": repr(os.fspath(plan_file)),
         "@MODEL@": model,
-        "@TIMEOUT@": str(TIMEOUT_SECONDS),
         "@ARGS@": "".join(f"{_text(value)}, " for value in args).rstrip(),
         "@KWARGS@": ", ".join(f"{k!r}: {_text(v)}" for k, v in kwargs.items()),
     }
@@ -105,12 +102,12 @@ def batch(step, replica):
     return (@ARGS@), {@KWARGS@}
 
 
-def main(steps, folder, every):
+def main(steps, folder, every, timeout):
     gpu = torch.cuda.is_available()
     device = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if gpu else torch.device("cpu")
-    dist.init_process_group("nccl" if gpu else "gloo", timeout=timedelta(seconds=@TIMEOUT@))
+    dist.init_process_group("nccl" if gpu else "gloo", timeout=timedelta(seconds=timeout + 60))
     plan = Plan.load(@PLAN@)
-    with reporting_faults(plan.pipeline):
+    with reporting_faults(plan.pipeline, timeout):
         train(plan, device, steps, folder, every)
     dist.destroy_process_group()
 
@@ -188,8 +185,9 @@ def resume(parts, folder):
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("--steps", type=int, default=10)
+    parser.add_argument("--timeout", type=float, default=120, help="seconds that a rank may hang")
     parser.add_argument("--folder", default="checkpoints")
     parser.add_argument("--every", type=int, default=0, help="steps between checkpoints; 0: none")
     options = parser.parse_args()
-    main(options.steps, options.folder, options.every)
+    main(options.steps, options.folder, options.every, options.timeout)
 '''
