@@ -30,8 +30,8 @@ from partitioner.outlook import outlook
 from partitioner.pipelined import pipeline_plan
 from partitioner.placement import build_plan
 from partitioner.plan import Plan
-from partitioner.priced import priced
-from partitioner.rehearsed import solve_and_rehearse
+from partitioner.priced import Priced, priced
+from partitioner.rehearsed import Rehearsed, solve_and_rehearse
 from partitioner.spec import Cluster, Constraint, Device
 from partitioner.virtual import suspended
 
@@ -57,6 +57,7 @@ def plan(
     progress: Progress | None = None,
     schedule: str = "1f1b",
     stages_per_rank: int = 1,
+    start: Plan | None = None,
 ) -> Plan:
     """Find the best placement of `model` on `devices`, from shapes alone.
 
@@ -80,6 +81,7 @@ def plan(
         progress: called with a line of text at each step.
         schedule: of the pipeline: `"1f1b"`, `"gpipe"`, `"interleaved"` or `"zero-bubble"`.
         stages_per_rank: of the pipeline; more than 1 for `"interleaved"` and `"zero-bubble"`.
+        start: a plan of the same model from whose placement the solver searches as well.
 
     Raises:
         CaptureError: the model cannot be recorded, or the inputs do not fit it.
@@ -105,6 +107,7 @@ def plan(
             time_limit=time_limit,
             seed=seed,
             progress=progress,
+            start=None if start is None else start.placement,
         ),
     )[0]
 
@@ -127,6 +130,7 @@ def partition(
     progress: Progress | None = None,
     schedule: str = "1f1b",
     stages_per_rank: int = 1,
+    start: Plan | None = None,
 ) -> PlacedModule:
     """`plan` the model and place it: same signature, `state_dict`, outputs and gradients.
 
@@ -151,6 +155,7 @@ def partition(
             time_limit=time_limit,
             seed=seed,
             progress=progress,
+            start=None if start is None else start.placement,
         ),
     )
     return place(model, captured, the_plan.placement, plan=the_plan, detours=the_plan.detours)
@@ -176,8 +181,7 @@ def _compile(
             found = solve_and_rehearse(subject)
         except InfeasibleError as error:
             raise advised(error, subject) from None
-        options.say("looking at what more devices or memory would bring")
-        sentences = outlook(subject, found.problem, found.solution.assignment)
+        sentences = _outlook(subject, found)
     the_plan = build_plan(
         subject.captured,
         subject.graph,
@@ -191,3 +195,16 @@ def _compile(
         document_type=Plan,
     )
     return msgspec.structs.replace(the_plan, outlook=sentences), subject.captured
+
+
+def _outlook(subject: Priced, found: Rehearsed) -> tuple[str, ...]:
+    """What limits the plan; an interruption costs no more than this."""
+    told = "What more devices or memory would bring was not looked up: the search was interrupted."
+    if found.solution.interrupted:
+        return (told,)
+    subject.options.say("looking at what more devices or memory would bring")
+    try:
+        return outlook(subject, found.problem, found.solution.assignment)
+    except KeyboardInterrupt:
+        subject.options.say("interrupted: the plan is found; what more would bring is not told")
+        return (told,)

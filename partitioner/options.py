@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -34,6 +34,7 @@ class Options:
         time_limit: seconds for the solver, or `None`.
         seed: of the solver's randomised parts.
         progress: called with a line of text at each step.
+        start: device name by node name, from which the solver searches as well.
 
     Raises:
         SpecError: an option makes no sense.
@@ -50,6 +51,7 @@ class Options:
     time_limit: float | None = None
     seed: int = 0
     progress: Progress | None = None
+    start: Mapping[str, str] | None = None
 
     def __post_init__(self) -> None:
         check_name("objective", self.objective, OBJECTIVES)

@@ -13,6 +13,7 @@ import msgspec
 import torch
 from torch import Tensor, nn
 from torch.distributed import ProcessGroup
+from torch.distributed.pipelining import SplitPoint
 
 from partitioner.capture import (
     Captured,
@@ -25,11 +26,20 @@ from partitioner.capture import (
 )
 from partitioner.checkpoint import match, open_checkpoint
 from partitioner.distributed import LocalPipeline, PipelineLayout, RankPipeline
-from partitioner.emit import PlacedModule, device_map, place, source
+from partitioner.emit import PlacedModule, device_map, place, source, split_points
 from partitioner.errors import PlanError
 from partitioner.graph import StagePart, split_stages
 from partitioner.placement import PipelineRecord, PlanDocument
-from partitioner.report import draw, explain, html, plan_table, svg, write_whole
+from partitioner.report import (
+    Difference,
+    difference,
+    draw,
+    explain,
+    html,
+    plan_table,
+    svg,
+    write_whole,
+)
 from partitioner.virtual import suspended
 
 
@@ -107,6 +117,15 @@ class Plan(PlanDocument, frozen=True):
         """
         return device_map(self)
 
+    def split_points(self) -> dict[str, SplitPoint]:
+        """The stages as the `split_spec` of `torch.distributed.pipelining.pipeline`.
+
+        Raises:
+            PlanError: the plan is for no pipeline, or a stage begins inside a module; the message
+                names it.
+        """
+        return split_points(self.program, self._pipeline().stages)
+
     def stages(self) -> tuple[StagePart, ...]:
         """The stages of a pipeline's plan: their nodes, inputs, wires and parameters.
 
@@ -162,6 +181,10 @@ class Plan(PlanDocument, frozen=True):
             "torch": torch.__version__,
         }
         return RankPipeline(model, layout, device, loss_fn, group, identity=identity)
+
+    def changes_from(self, old: Plan) -> Difference:
+        """What moved since `old`, a plan of the same model or of a similar one, and its price."""
+        return difference(old, self)
 
     def explain(self) -> str:
         """Why the plan is like this, in a screenful."""

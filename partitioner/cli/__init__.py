@@ -9,15 +9,17 @@ from __future__ import annotations
 import io
 import sys
 
+from partitioner.cli.comparing import compare
 from partitioner.cli.group import INTERRUPTED, cli
-from partitioner.cli.judging import compare, verify
 from partitioner.cli.machine import devices, measure
 from partitioner.cli.planning import plan
 from partitioner.cli.saved import draw, emit, show
+from partitioner.cli.sweeping import sweep
+from partitioner.cli.verifying import verify
 
 __all__ = ["INTERRUPTED", "cli", "main"]
 
-for _command in (plan, show, draw, emit, verify, compare, measure, devices):
+for _command in (plan, sweep, show, draw, emit, verify, compare, measure, devices):
     cli.add_command(_command)
 
 

@@ -69,3 +69,8 @@ def counted() -> Iterator[Callable[[int, int, str], None]]:
 def warn(text: str) -> None:
     """A warning on standard error."""
     click.echo(f"{click.style('warning:', fg='yellow', bold=True)} {text}", err=True)
+
+
+def note(text: str) -> None:
+    """What belongs beside the result, on standard error."""
+    click.echo(text, err=True)

@@ -14,14 +14,16 @@ from partitioner.cli.console import warn
 from partitioner.errors import SpecError
 from partitioner.lean import checkpointed
 from partitioner.loading import Call, load_inputs, parse_dtype, parse_inputs
-from partitioner.report import check_suffix
+from partitioner.schedule import SCHEDULES
 from partitioner.spec import Cluster
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
-def output_option(suffixes: bool = False, required: bool = False) -> Callable[[Command], Command]:
-    """The option `-o`, checked before any work is done."""
+def output_option(
+    check: Callable[[str], str] | None = None, required: bool = False
+) -> Callable[[Command], Command]:
+    """The option `-o`, checked before any work is done; `check` refuses suffixes."""
 
     def checked(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
         if value is not None:
@@ -30,9 +32,9 @@ def output_option(suffixes: bool = False, required: bool = False) -> Callable[[C
                 raise click.BadParameter(f"'{value}' is a folder")
             if not path.resolve().parent.is_dir():
                 raise click.BadParameter(f"there is no folder '{path.parent}'")
-            if suffixes:
+            if check is not None:
                 try:
-                    check_suffix(value)
+                    check(value)
                 except SpecError as error:
                     raise click.BadParameter(str(error)) from error
         return value
@@ -139,3 +141,19 @@ def positive(ctx: click.Context, param: click.Parameter, value: float | None) ->
     if value is not None and not 0 < value < float("inf"):
         raise click.BadParameter("must be above 0 and finite")
     return value
+
+
+def pipeline_options(command: Command) -> Command:
+    """The options of a pipeline; `None` where they are not given."""
+    at_least_one = click.IntRange(min=1)
+    command = click.option(
+        "--stages-per-rank", type=at_least_one, help="Of the pipeline. Default: 1."
+    )(command)
+    command = click.option(
+        "--schedule", type=click.Choice(SCHEDULES), help=f"Of it. Default: {SCHEDULES[0]}."
+    )(command)
+    return click.option(
+        "--micro-batches",
+        type=at_least_one,
+        help="Divide the batch and plan a pipeline, for --objective throughput. Default: 1.",
+    )(command)

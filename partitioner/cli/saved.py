@@ -11,7 +11,7 @@ from partitioner.cli.options import output_option
 from partitioner.distributed import training_script
 from partitioner.errors import SpecError
 from partitioner.plan import Plan
-from partitioner.report import plan_renderable, write_whole
+from partitioner.report import check_suffix, plan_renderable, write_whole
 
 
 @click.command()
@@ -25,7 +25,7 @@ def show(plan_file: str, explain: bool) -> str | RenderableType:
 
 @click.command()
 @click.argument("plan_file", metavar="PLAN")
-@output_option(suffixes=True, required=True)
+@output_option(check_suffix, required=True)
 def draw(plan_file: str, output: str) -> None:
     """Draw a saved plan into a .svg, .png, .dot or .html file."""
     Plan.load(plan_file).draw(output)

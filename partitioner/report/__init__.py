@@ -1,10 +1,13 @@
 """Plans go in; text, pictures and pages for people come out. Pure functions."""
 
+from partitioner.report.difference import Difference, difference, difference_renderable
 from partitioner.report.drawing import check_suffix, draw, html, svg
 from partitioner.report.explain import explain
 from partitioner.report.files import write_whole
+from partitioner.report.sweep_table import Cell, Sweep, check_sweep_suffix, sweep_renderable
 from partitioner.report.text import (
     ComparisonRow,
+    as_text,
     comparison_renderable,
     comparison_table,
     plan_renderable,
@@ -13,10 +16,17 @@ from partitioner.report.text import (
 from partitioner.report.wording import objective_text, percent
 
 __all__ = [
+    "Cell",
     "ComparisonRow",
+    "Difference",
+    "Sweep",
+    "as_text",
     "check_suffix",
+    "check_sweep_suffix",
     "comparison_renderable",
     "comparison_table",
+    "difference",
+    "difference_renderable",
     "draw",
     "explain",
     "html",
@@ -25,5 +35,6 @@ __all__ = [
     "plan_renderable",
     "plan_table",
     "svg",
+    "sweep_renderable",
     "write_whole",
 ]
