@@ -54,9 +54,10 @@ from partitioner.machine import inventory, measure_links, surveyed
 from partitioner.options import Options, mode_of
 from partitioner.plan import Plan
 from partitioner.report import (
-    check_suffix,
+    DRAWINGS,
     comparison_renderable,
     plan_renderable,
+    renderer,
     write_whole,
 )
 from partitioner.schedule import SCHEDULES
@@ -194,7 +195,7 @@ def _warn(text: str) -> None:
     click.echo(f"{click.style('warning:', fg='yellow', bold=True)} {text}", err=True)
 
 
-def _output(suffixes: bool = False, required: bool = False) -> Callable[[Command], Command]:
+def _output(required: bool = False) -> Callable[[Command], Command]:
     """The option `-o`, checked before any work is done."""
 
     def checked(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
@@ -204,11 +205,6 @@ def _output(suffixes: bool = False, required: bool = False) -> Callable[[Command
                 raise click.BadParameter(f"'{value}' is a folder")
             if not path.resolve().parent.is_dir():
                 raise click.BadParameter(f"there is no folder '{path.parent}'")
-            if suffixes:
-                try:
-                    check_suffix(value)
-                except SpecError as error:
-                    raise click.BadParameter(str(error)) from error
         return value
 
     return click.option(
@@ -439,10 +435,33 @@ def show(plan_file: str, explain: bool) -> str | RenderableType:
 
 @cli.command()
 @click.argument("plan_file", metavar="PLAN")
-@_output(suffixes=True, required=True)
-def draw(plan_file: str, output: str) -> None:
-    """Draw a saved plan into a .svg, .png, .dot or .html file."""
-    Plan.load(plan_file).draw(output)
+@click.option(
+    "--what",
+    type=click.Choice(tuple(DRAWINGS)),
+    help="Default: the page for .html, the timeline for .json, else the graph.",
+)
+@_output(required=True)
+def draw(plan_file: str, what: str | None, output: str) -> None:
+    """Draw a saved plan into a file, by its suffix.
+
+    \b
+    graph      .svg .png .pdf .dot .graphml, .json for Model Explorer
+    timeline   .svg .png .pdf, .json for Perfetto and chrome://tracing
+    memory     .svg .png .pdf, of each device in the course of a step
+    overlay    .json, devices as Model Explorer's node data; overlay-time: seconds
+    page       .html, all of it, to look into
+    """
+    renderer(output, what)
+    Plan.load(plan_file).draw(output, what)
+
+
+@cli.command()
+@click.argument("plan_file", metavar="PLAN")
+@_output(required=True)
+def report(plan_file: str, output: str) -> None:
+    """Write a saved plan as one page, to look into it in a browser: a .html file."""
+    renderer(output, "page")
+    Plan.load(plan_file).draw(output, "page")
 
 
 @cli.command()
@@ -511,9 +530,9 @@ def verify(
     args, kwargs = with_values(call, original, seed)
     with _progress() as progress:
         progress("running both")
-        report = verify_plan(original, found, args, kwargs, seed=seed)
-    text = _report(report)
-    if not report.passed:
+        outcome = verify_plan(original, found, args, kwargs, seed=seed)
+    text = _report(outcome)
+    if not outcome.passed:
         raise VerificationFailed(text)
     return text
 
