@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import msgspec
+import networkx as nx
 import torch
 from torch import Tensor, nn
 from torch.distributed import ProcessGroup
@@ -36,6 +37,7 @@ from partitioner.report import (
     draw,
     explain,
     html,
+    network,
     plan_table,
     svg,
     write_whole,
@@ -105,9 +107,24 @@ class Plan(PlanDocument, frozen=True):
         """
         return source(self, self.detours)
 
-    def draw(self, path: str | os.PathLike[str]) -> None:
-        """Draw the partition graph; `.svg`, `.png`, `.dot` or `.html` by suffix."""
-        draw(self, path)
+    def draw(self, path: str | os.PathLike[str], what: str | None = None) -> None:
+        """Draw the plan, by the file's suffix.
+
+        Args:
+            path: `.svg`, `.png`, `.pdf`, `.dot` or `.graphml` for the graph, `.html` for a page
+                with all of it, `.json` for a trace that Perfetto opens.
+            what: `"graph"`, `"timeline"`, `"memory"`, `"page"`, or `"overlay"` and
+                `"overlay-time"` for Model Explorer; `None` is the usual one for the suffix.
+
+        Raises:
+            SpecError: there is no such drawing with that suffix, or the plan is of an older
+                version and lacks what is drawn.
+        """
+        draw(self, path, what)
+
+    def graph(self) -> nx.DiGraph[str]:
+        """The planned graph: devices, seconds and bytes as attributes of nodes and edges."""
+        return network(self)
 
     def device_map(self) -> dict[str, str]:
         """The placement in Hugging Face accelerate's form.

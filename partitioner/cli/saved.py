@@ -1,4 +1,4 @@
-"""Commands that read a saved plan: `show`, `draw` and `emit`."""
+"""Commands that read a saved plan: `show`, `draw`, `report` and `emit`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from partitioner.cli.options import output_option
 from partitioner.distributed import training_script
 from partitioner.errors import SpecError
 from partitioner.plan import Plan
-from partitioner.report import check_suffix, plan_renderable, write_whole
+from partitioner.report import DRAWINGS, plan_renderable, renderer, write_whole
 
 
 @click.command()
@@ -25,10 +25,33 @@ def show(plan_file: str, explain: bool) -> str | RenderableType:
 
 @click.command()
 @click.argument("plan_file", metavar="PLAN")
-@output_option(check_suffix, required=True)
-def draw(plan_file: str, output: str) -> None:
-    """Draw a saved plan into a .svg, .png, .dot or .html file."""
-    Plan.load(plan_file).draw(output)
+@click.option(
+    "--what",
+    type=click.Choice(tuple(DRAWINGS)),
+    help="Default: the page for .html, the timeline for .json, else the graph.",
+)
+@output_option(required=True)
+def draw(plan_file: str, what: str | None, output: str) -> None:
+    """Draw a saved plan into a file, by its suffix.
+
+    \b
+    graph      .svg .png .pdf .dot .graphml, .json for Model Explorer
+    timeline   .svg .png .pdf, .json for Perfetto and chrome://tracing
+    memory     .svg .png .pdf, of each device in the course of a step
+    overlay    .json, devices as Model Explorer's node data; overlay-time: seconds
+    page       .html, all of it, to look into
+    """
+    renderer(output, what)
+    Plan.load(plan_file).draw(output, what)
+
+
+@click.command()
+@click.argument("plan_file", metavar="PLAN")
+@output_option(required=True)
+def report(plan_file: str, output: str) -> None:
+    """Write a saved plan as one page, to look into it in a browser: a .html file."""
+    renderer(output, "page")
+    Plan.load(plan_file).draw(output, "page")
 
 
 @click.command()

@@ -10,6 +10,7 @@ from msgspec.structs import replace
 from partitioner.capture import Captured, StateSpec, inputs_of, records
 from partitioner.graph.cost_graph import CostGraph
 from partitioner.placement.check import check, check_placement
+from partitioner.placement.curves import memory_curves, pipeline_memory_curves
 from partitioner.placement.document import PlanDocument
 from partitioner.placement.memory import Measured, memory_use
 from partitioner.placement.parts import (
@@ -97,6 +98,7 @@ def build_plan(
         program=records(captured),
         costs={node: _costs(graph, node) for node in graph.order},
         unpriced=graph.unpriced,
+        memory_curves=memory_curves(graph, placement, cluster),
     )
     check(document, graph, cluster, measured)
     return document
@@ -170,6 +172,7 @@ def build_pipeline_plan(
         program=records(captured),
         costs={node: _costs(graph, node) for node in graph.order},
         unpriced=graph.unpriced,
+        memory_curves=pipeline_memory_curves(graph, record, found),
         pipeline=replace(record, bubble=found.timetable.bubble),
     )
     check(document, graph, cluster)

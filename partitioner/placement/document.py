@@ -18,6 +18,7 @@ from partitioner.placement.check import disagreements
 from partitioner.placement.parts import (
     Certificate,
     ClusterRecord,
+    MemoryCurve,
     MemoryUse,
     ModelIdentity,
     NodeCosts,
@@ -69,6 +70,8 @@ class PlanDocument(
         outlook: sentences on what limits the plan, and what more devices or memory would bring.
         unpriced: operators whose seconds were reckoned from the bytes that they touch alone, which
             may be too few.
+        memory_curves: by device name, how full it is in the course of a step; older plans have
+            none.
     """
 
     schema: int = SCHEMA
@@ -92,6 +95,7 @@ class PlanDocument(
     pipeline: PipelineRecord | None = None
     outlook: tuple[str, ...] = ()
     unpriced: tuple[str, ...] = ()
+    memory_curves: Mapping[str, MemoryCurve] = {}
 
     def to_json(self) -> str:
         """The document as canonical JSON; equal plans give equal text."""
@@ -103,6 +107,8 @@ class PlanDocument(
             del content["pipeline"]
         if not self.unpriced:
             del content["unpriced"]
+        if not self.memory_curves:
+            del content["memory_curves"]
         return _layout(content) + "\n"
 
     @classmethod

@@ -61,6 +61,44 @@ class MemoryUse(_Part, frozen=True):
     limit: Count | None
 
 
+class Held(_Part, frozen=True):
+    """Something that a device holds.
+
+    Attributes:
+        what: a parameter's or a node's name, or a few words.
+        role: `"parameters"`, `"gradients"`, `"optimizer"`, `"activations"` or `"workspace"`.
+        nbytes: that it takes.
+    """
+
+    what: str
+    role: str
+    nbytes: Count
+
+
+class MemoryCurve(_Part, frozen=True, kw_only=True):
+    """How full a device is in the course of a step, reckoned from the lifetimes of values.
+
+    Its top may differ by some percent from `MemoryUse.peak`, which the dry run measured.
+
+    Attributes:
+        seconds: when it changes, from the beginning of the step, ascending.
+        parameters: bytes from each of these times on; likewise the other roles.
+        at_peak: the largest things that are held at the fullest moment, largest first.
+        others: how many more there are then.
+        others_nbytes: that these take.
+    """
+
+    seconds: tuple[Seconds, ...]
+    parameters: tuple[Count, ...]
+    gradients: tuple[Count, ...]
+    optimizer: tuple[Count, ...]
+    activations: tuple[Count, ...]
+    workspace: tuple[Count, ...]
+    at_peak: tuple[Held, ...]
+    others: Count
+    others_nbytes: Count
+
+
 class Certificate(_Part, frozen=True, eq=False):
     """How good the plan is, and who says so.
 
