@@ -13,11 +13,13 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+import torch
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import nn
@@ -51,7 +53,7 @@ from partitioner.loading import (
     with_values,
 )
 from partitioner.machine import inventory, measure_links, surveyed
-from partitioner.options import Options, mode_of
+from partitioner.options import Options, loss_of_plan, mode_of
 from partitioner.plan import Plan
 from partitioner.report import (
     check_suffix,
@@ -267,6 +269,30 @@ def _call(input_texts: tuple[str, ...], inputs: str | None) -> Call | None:
     return parse_inputs(input_texts) if input_texts else None
 
 
+def _loss_options(command: Command) -> Command:
+    """The options that give the loss of a training step."""
+    command = click.option(
+        "--target",
+        "target_texts",
+        multiple=True,
+        metavar="TYPE[SIZES]",
+        help="What the loss compares with, such as 'i64[64]', where the output does not tell.",
+    )(command)
+    return click.option(
+        "--loss",
+        metavar="NAME",
+        help="Counts in training: cross_entropy, mse_loss, ..., or MODULE:NAME of a function.",
+    )(command)
+
+
+def _targets(texts: tuple[str, ...]) -> tuple[torch.Tensor, ...] | None:
+    """The examples that `--target` tells the sizes of."""
+    args, kwargs = parse_inputs(texts)
+    if kwargs:
+        raise SpecError(f"--target takes a type and sizes, not a name ('{next(iter(kwargs))}')")
+    return args or None
+
+
 def _cost_model_option(command: Command) -> Command:
     """The option whose value `_cost_model` reads."""
     return click.option(
@@ -340,6 +366,7 @@ def cli(debug: bool) -> None:
 @_call_options
 @click.option("--mode", type=click.Choice(MODES), help="Default: as the model is.")
 @click.option("--optimizer", metavar="NAME", help="Its state takes memory: adam, adamw, sgd, ...")
+@_loss_options
 @click.option("--objective", type=click.Choice(OBJECTIVES), default="latency", show_default=True)
 @click.option("--memory", metavar="SIZE", help="Limit: '16GiB' or 'cuda:0=24GiB,cuda:1=16GiB'.")
 @click.option(
@@ -384,6 +411,8 @@ def plan(
     checkpoints: tuple[str, ...],
     mode: str | None,
     optimizer: str | None,
+    loss: str | None,
+    target_texts: tuple[str, ...],
     objective: str,
     memory: str | None,
     constraints: tuple[str, ...],
@@ -419,6 +448,8 @@ def plan(
             micro_batches=micro_batches,
             schedule=schedule,
             stages_per_rank=stages_per_rank,
+            loss=loss,
+            targets=_targets(target_texts),
             time_limit=time_limit,
             seed=seed,
             progress=progress,
@@ -490,6 +521,7 @@ def emit(
 @click.argument("plan_file", metavar="PLAN")
 @_model_options
 @_call_options
+@_loss_options
 @click.option("--seed", type=int, default=0, show_default=True, help="Of weights and inputs.")
 def verify(
     model: str,
@@ -498,6 +530,8 @@ def verify(
     inputs: str | None,
     dtype: str | None,
     checkpoints: tuple[str, ...],
+    loss: str | None,
+    target_texts: tuple[str, ...],
     seed: int,
 ) -> str:
     """Run MODEL and its placement by PLAN side by side.
@@ -511,7 +545,9 @@ def verify(
     args, kwargs = with_values(call, original, seed)
     with _progress() as progress:
         progress("running both")
-        report = verify_plan(original, found, args, kwargs, seed=seed)
+        report = verify_plan(
+            original, found, args, kwargs, loss=loss, targets=_targets(target_texts), seed=seed
+        )
     text = _report(report)
     if not report.passed:
         raise VerificationFailed(text)
@@ -555,6 +591,7 @@ def _report(report: VerifyReport) -> str:
 @click.option("--devices", metavar="DEVICES", help="Default: those of the first plan.")
 @click.option("--mode", type=click.Choice(MODES), help="Default: that of the first plan.")
 @click.option("--optimizer", metavar="NAME", help="Default: that of the first plan.")
+@_loss_options
 @click.option("--objective", type=click.Choice(OBJECTIVES), help="Default: that of the first plan.")
 @_cost_model_option
 def compare(
@@ -567,6 +604,8 @@ def compare(
     devices: str | None,
     mode: str | None,
     optimizer: str | None,
+    loss: str | None,
+    target_texts: tuple[str, ...],
     objective: str | None,
     times: str | None,
 ) -> RenderableType:
@@ -593,9 +632,13 @@ def compare(
             mode=mode_of(original, mode or (first.mode if first else None)),
             objective=objective or (first.objective if first else "latency"),
             optimizer=optimizer or (first.optimizer if first else None),
+            loss=loss,
+            targets=_targets(target_texts),
             cost_model=cost_model,
             progress=progress,
         )
+        if loss is None and first is not None:
+            options = replace(options, loss=loss_of_plan(first))
         rows = compare_placements(
             original,
             {

@@ -18,6 +18,7 @@ from partitioner.placement.check import disagreements
 from partitioner.placement.parts import (
     Certificate,
     ClusterRecord,
+    LossRecord,
     MemoryUse,
     ModelIdentity,
     NodeCosts,
@@ -49,6 +50,7 @@ class PlanDocument(
         objective: `"latency"`, `"throughput"` or `"memory"`.
         mode: `"train"` or `"inference"`.
         optimizer: name, where one was given.
+        loss: where one was given; else the model's own scalar, or the mean square of its outputs.
         devices: names, in the cluster's order.
         placement: device name by node name, in execution order; every node but `output`.
         parameters: device name by parameter or buffer name, tied names included.
@@ -89,6 +91,7 @@ class PlanDocument(
     inputs: Inputs
     program: Program
     costs: Mapping[str, NodeCosts]
+    loss: LossRecord | None = None
     pipeline: PipelineRecord | None = None
     outlook: tuple[str, ...] = ()
     unpriced: tuple[str, ...] = ()
@@ -99,10 +102,9 @@ class PlanDocument(
             self, certificate=msgspec.structs.replace(self.certificate, seconds=None)
         )
         content = msgspec.to_builtins(timeless)
-        if self.pipeline is None:
-            del content["pipeline"]
-        if not self.unpriced:
-            del content["unpriced"]
+        for key in ("loss", "pipeline", "unpriced"):
+            if not content[key]:
+                del content[key]
         return _layout(content) + "\n"
 
     @classmethod
