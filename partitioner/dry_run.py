@@ -27,7 +27,7 @@ from torch.utils import _pytree as pytree
 
 from partitioner.capture import DATA_DEPENDENT, Captured, fake_clone, in_mode, quiet
 from partitioner.emit import place
-from partitioner.graph import training_loss
+from partitioner.graph import OUTPUT_LOSS, Loss, output_tensors
 from partitioner.spec import Cluster
 from partitioner.virtual import VirtualGpus, virtual_gpus
 
@@ -58,16 +58,22 @@ def dry_run(
     cluster: Cluster,
     *,
     make_optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer] | None,
+    loss: Loss = OUTPUT_LOSS,
 ) -> dict[str, MeasuredMemory] | None:
     """Measure what each device of `cluster` holds, by device name.
 
-    In training, two steps of forward, backward and optimizer under the loss of `training_loss`;
-    in inference, one forward without gradients. `None` where the model decides by its data, of
-    which fake tensors have none.
+    In training, two steps of the loop that is usually written; what its variables hold, lives until
+    the next step takes its place. In inference, one forward without gradients. `None` where the
+    model decides by its data, of which fake tensors have none. ::
+
+        output = placed(inputs)
+        loss = loss_fn(output, targets.to(output.device))
+        loss.backward()
+        optimizer.step()
     """
     try:
         with quiet(), FakeTensorMode(allow_non_fake_inputs=True) as mode:
-            return _rehearsed(mode, model, captured, placement, cluster, make_optimizer)
+            return _rehearsed(mode, model, captured, placement, cluster, make_optimizer, loss)
     except DATA_DEPENDENT:
         return None
 
@@ -79,16 +85,18 @@ def _rehearsed(
     placement: Mapping[str, str],
     cluster: Cluster,
     make_optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer] | None,
+    loss: Loss,
 ) -> dict[str, MeasuredMemory]:
     fake = in_mode(fake_clone(model, mode), captured.training)
     args, kwargs = pytree.tree_map_only(
         torch.Tensor, lambda tensor: torch.empty_like(tensor, device="cpu"), captured.example
     )
+    loss = loss.without_data()
     with virtual_gpus(cluster, limits=False) as gpus:
         placed = place(fake, captured, placement, detours=cluster.detours)
         del fake
         if captured.training:
-            return _training(placed, args, kwargs, gpus, cluster, make_optimizer)
+            return _training(placed, args, kwargs, gpus, cluster, make_optimizer, loss)
         return _inference(placed, args, kwargs, gpus, cluster)
 
 
@@ -99,19 +107,23 @@ def _training(
     gpus: VirtualGpus,
     cluster: Cluster,
     make_optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer] | None,
+    loss_fn: Loss,
 ) -> dict[str, MeasuredMemory]:
     names = [device.name for device in cluster.devices]
     trainable = [parameter for parameter in placed.parameters() if parameter.requires_grad]
     optimizer = make_optimizer(trainable) if make_optimizer and trainable else None
     before = {name: gpus[name].allocated_nbytes for name in names}
     activations: dict[str, int] = {}
+    output = loss = None
     for _ in range(2):
         placed.zero_grad(set_to_none=True)
-        held = {name: gpus[name].allocated_nbytes for name in names}
-        loss = training_loss(placed(*args, **kwargs))
+        variables = [*output_tensors(output), *output_tensors(loss)]
+        held = {n: gpus[n].allocated_nbytes - gpus[n].live_nbytes_of(variables) for n in names}
+        del variables
+        output = placed(*args, **kwargs)
+        loss = loss_fn(output)
         activations = {name: gpus[name].allocated_nbytes - held[name] for name in names}
         loss.backward()  # type: ignore[no-untyped-call]
-        del loss
         if optimizer is not None:
             optimizer.step()
     gradients = [p.grad for p in trainable if p.grad is not None]

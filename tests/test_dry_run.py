@@ -18,9 +18,13 @@ Make = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 
 
 def measured_peaks(
-    found: Plan, model: nn.Module, *args: Tensor, make: Make | None = None
+    found: Plan,
+    model: nn.Module,
+    *args: Tensor,
+    make: Make | None = None,
+    loss_fn: Callable[[Any], Tensor] = lambda output: output.float().square().mean(),
 ) -> dict[str, int]:
-    """The peaks of two plain training steps, or of one forward without gradients."""
+    """The peaks of two steps of a plain training loop, or of one forward without gradients."""
     with virtual_gpus(found.virtual_cluster()) as gpus:
         placed = found.apply(model)
         if found.mode == "inference":
@@ -31,7 +35,9 @@ def measured_peaks(
             optimizer = make(trainable) if make else None
             for _ in range(2):
                 placed.zero_grad()
-                placed(*args).float().square().mean().backward()
+                output = placed(*args)
+                loss = loss_fn(output)
+                loss.backward()
                 if optimizer is not None:
                     optimizer.step()
         return {name: gpus[name].peak_nbytes for name in found.devices}

@@ -17,16 +17,18 @@ from partitioner.cli.options import (
     call_options,
     cost_model_option,
     given_call,
+    loss_options,
     model_options,
     read_cost_model,
     read_memory,
+    read_targets,
 )
 from partitioner.compare import Candidate, state_devices
 from partitioner.compare import compare as compare_placements
 from partitioner.device_maps import DeviceMap, accelerate_map
 from partitioner.errors import SpecError
 from partitioner.loading import load_model, load_object
-from partitioner.options import Options, mode_of
+from partitioner.options import Options, loss_of_plan, mode_of
 from partitioner.plan import Plan
 from partitioner.report import comparison_renderable, difference_renderable
 from partitioner.spec import MODES, OBJECTIVES, Cluster, parse_nbytes
@@ -40,6 +42,7 @@ from partitioner.spec import MODES, OBJECTIVES, Cluster, parse_nbytes
 @click.option("--devices", metavar="DEVICES", help="Default: those of the first plan.")
 @click.option("--mode", type=click.Choice(MODES), help="Default: that of the first plan.")
 @click.option("--optimizer", metavar="NAME", help="Default: that of the first plan.")
+@loss_options
 @click.option("--objective", type=click.Choice(OBJECTIVES), help="Default: that of the first plan.")
 @click.option(
     "--max-memory",
@@ -57,6 +60,8 @@ def compare(
     devices: str | None,
     mode: str | None,
     optimizer: str | None,
+    loss: str | None,
+    target_texts: tuple[str, ...],
     objective: str | None,
     max_memory: str | None,
     times: str | None,
@@ -95,11 +100,14 @@ def compare(
     args, kwargs = given_call(input_texts, inputs) or (None, None)
     if first is not None and args is None:
         args, kwargs = example_of(first.inputs)
+    targets = read_targets(target_texts)
     with steps() as progress:
         options = Options(
             mode=mode_of(original, mode or (first.mode if first else None)),
             objective=objective or (first.objective if first else "latency"),
             optimizer=optimizer or (first.optimizer if first else None),
+            loss=loss_of_plan(first, loss, targets) if first else loss,
+            targets=None if first else targets,
             cost_model=cost_model,
             progress=progress,
         )

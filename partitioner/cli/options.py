@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+import torch
 from torch import nn
 
 from cost_models import CostModel, MeasuredCostModel, RooflineCostModel
@@ -94,6 +95,30 @@ def given_call(input_texts: tuple[str, ...], inputs: str | None) -> Call | None:
     if inputs:
         return load_inputs(inputs)
     return parse_inputs(input_texts) if input_texts else None
+
+
+def loss_options(command: Command) -> Command:
+    """The options that give the loss of a training step."""
+    command = click.option(
+        "--target",
+        "target_texts",
+        multiple=True,
+        metavar="TYPE[SIZES]",
+        help="What the loss compares with, such as 'i64[64]', where the output does not tell.",
+    )(command)
+    return click.option(
+        "--loss",
+        metavar="NAME",
+        help="Counts in training: cross_entropy, mse_loss, ..., or MODULE:NAME of a function.",
+    )(command)
+
+
+def read_targets(texts: tuple[str, ...]) -> tuple[torch.Tensor, ...] | None:
+    """The examples that `--target` tells the sizes of."""
+    args, kwargs = parse_inputs(texts)
+    if kwargs:
+        raise SpecError(f"--target takes a type and sizes, not a name ('{next(iter(kwargs))}')")
+    return args or None
 
 
 def cost_model_option(command: Command) -> Command:

@@ -16,16 +16,19 @@ from partitioner.cli.options import (
     call_options,
     cost_model_option,
     given_call,
+    loss_options,
     model_options,
     output_option,
     pipeline_options,
     positive,
     read_cost_model,
     read_memory,
+    read_targets,
 )
 from partitioner.compiler import plan as make_plan
 from partitioner.distributed import whole_batch
 from partitioner.loading import Call, load_model
+from partitioner.options import loss_of_plan
 from partitioner.plan import Plan
 from partitioner.report import as_text, difference_renderable, plan_renderable
 from partitioner.spec import MODES, OBJECTIVES, Cluster, Constraint, Pin, parse_constraint
@@ -62,6 +65,7 @@ from partitioner.spec import MODES, OBJECTIVES, Cluster, Constraint, Pin, parse_
 @call_options
 @click.option("--mode", type=click.Choice(MODES), help="Default: as the model is.")
 @click.option("--optimizer", metavar="NAME", help="Its state takes memory: adam, adamw, sgd, ...")
+@loss_options
 @click.option("--objective", type=click.Choice(OBJECTIVES), help="Default: latency.")
 @click.option("--memory", metavar="SIZE", help="Limit: '16GiB' or 'cuda:0=24GiB,cuda:1=16GiB'.")
 @pipeline_options
@@ -82,6 +86,8 @@ def plan(
     checkpoints: tuple[str, ...],
     mode: str | None,
     optimizer: str | None,
+    loss: str | None,
+    target_texts: tuple[str, ...],
     objective: str | None,
     memory: str | None,
     micro_batches: int | None,
@@ -107,6 +113,7 @@ def plan(
     call = given_call(input_texts, inputs) or (None if old is None else planned_call(old))
     args, kwargs = call or (None, None)
     pipeline = None if old is None else old.pipeline
+    targets = read_targets(target_texts)
     with steps() as progress:
         progress("loading the model")
         found = make_plan(
@@ -125,6 +132,8 @@ def plan(
             time_limit=time_limit,
             seed=seed,
             progress=progress,
+            loss=loss_of_plan(old, loss, targets) if old else loss,
+            targets=None if old else targets,
             start=old,
         )
     if output is not None:

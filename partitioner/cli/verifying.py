@@ -9,7 +9,9 @@ from partitioner.cli.options import (
     adapted,
     call_options,
     given_call,
+    loss_options,
     model_options,
+    read_targets,
 )
 from partitioner.cli.planning import planned_call
 from partitioner.errors import SolverError
@@ -25,6 +27,7 @@ from partitioner.verify import verify as verify_plan
 @click.argument("plan_file", metavar="PLAN")
 @model_options
 @call_options
+@loss_options
 @click.option("--seed", type=int, default=0, show_default=True, help="Of weights and inputs.")
 def verify(
     model: str,
@@ -33,6 +36,8 @@ def verify(
     inputs: str | None,
     dtype: str | None,
     checkpoints: tuple[str, ...],
+    loss: str | None,
+    target_texts: tuple[str, ...],
     seed: int,
 ) -> str:
     """Run MODEL and its placement by PLAN side by side.
@@ -46,7 +51,9 @@ def verify(
     args, kwargs = with_values(call, original, seed)
     with steps() as progress:
         progress("running both")
-        report = verify_plan(original, found, args, kwargs, seed=seed)
+        report = verify_plan(
+            original, found, args, kwargs, loss=loss, targets=read_targets(target_texts), seed=seed
+        )
     text = _report(report)
     if not report.passed:
         raise VerificationFailed(text)

@@ -7,8 +7,9 @@ from typing import TypeVar
 
 from msgspec.structs import replace
 
-from partitioner.capture import Captured, StateSpec, inputs_of, records
+from partitioner.capture import Captured, StateSpec, TensorSpec, inputs_of, records
 from partitioner.graph.cost_graph import CostGraph
+from partitioner.graph.loss import OUTPUT_LOSS, Loss
 from partitioner.placement.check import check, check_placement
 from partitioner.placement.curves import memory_curves, pipeline_memory_curves
 from partitioner.placement.document import PlanDocument
@@ -16,6 +17,7 @@ from partitioner.placement.memory import Measured, memory_use
 from partitioner.placement.parts import (
     Certificate,
     ClusterRecord,
+    LossRecord,
     ModelIdentity,
     NodeCosts,
     PipelineRecord,
@@ -41,6 +43,7 @@ def build_plan(
     objective: str,
     mode: str,
     optimizer: str | None,
+    loss: Loss = OUTPUT_LOSS,
     constraints: Sequence[Constraint] = (),
     measured: Mapping[str, Measured] | None = None,
     document_type: type[Document] = PlanDocument,  # type: ignore[assignment]
@@ -55,6 +58,7 @@ def build_plan(
         objective: what was minimised.
         mode: `"train"` or `"inference"`.
         optimizer: name, where one was given.
+        loss: of a training step.
         constraints: that the assignment satisfies.
         measured: bytes by device name, from a run; in place of the predicted ones.
         document_type: `PlanDocument` or a class that adds verbs to it.
@@ -71,6 +75,7 @@ def build_plan(
         objective=objective,
         mode=mode,
         optimizer=optimizer,
+        loss=_loss(loss, mode),
         devices=cluster.names,
         placement=placement,
         parameters={
@@ -113,6 +118,7 @@ def build_pipeline_plan(
     bound: float,
     mode: str,
     optimizer: str | None,
+    loss: Loss = OUTPUT_LOSS,
     constraints: Sequence[Constraint] = (),
     measured: Mapping[str, Measured] | None = None,
     document_type: type[Document] = PlanDocument,  # type: ignore[assignment]
@@ -127,6 +133,7 @@ def build_pipeline_plan(
         bound: seconds that no division can beat.
         mode: `"train"` or `"inference"`.
         optimizer: name, where one was given.
+        loss: of a training step.
         constraints: that the stages satisfy.
         measured: bytes by device name, from a run of the pipeline.
         document_type: `PlanDocument` or a class that adds verbs to it.
@@ -146,6 +153,7 @@ def build_pipeline_plan(
         objective="throughput",
         mode=mode,
         optimizer=optimizer,
+        loss=_loss(loss, mode),
         devices=cluster.names,
         placement=placement,
         parameters={
@@ -180,10 +188,19 @@ def build_pipeline_plan(
 
 
 def _state(state: StateSpec) -> StateRecord:
-    tensor = TensorRecord(
-        state.tensor.shape, state.tensor.dtype, state.tensor.nbytes, state.tensor.requires_grad
-    )
-    return StateRecord(state.names, state.role, tensor)
+    return StateRecord(state.names, state.role, _tensor(state.tensor))
+
+
+def _loss(loss: Loss, mode: str) -> LossRecord | None:
+    if loss.name is None or mode != "train":
+        return None
+    if loss.targets is None:
+        return LossRecord(loss.name)
+    return LossRecord(loss.name, tuple(_tensor(TensorSpec.of(each)) for each in loss.targets))
+
+
+def _tensor(spec: TensorSpec) -> TensorRecord:
+    return TensorRecord(spec.shape, spec.dtype, spec.nbytes, spec.requires_grad)
 
 
 def _costs(graph: CostGraph, node: str) -> NodeCosts:

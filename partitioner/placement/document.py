@@ -18,6 +18,7 @@ from partitioner.placement.check import disagreements
 from partitioner.placement.parts import (
     Certificate,
     ClusterRecord,
+    LossRecord,
     MemoryCurve,
     MemoryUse,
     ModelIdentity,
@@ -50,6 +51,7 @@ class PlanDocument(
         objective: `"latency"`, `"throughput"` or `"memory"`.
         mode: `"train"` or `"inference"`.
         optimizer: name, where one was given.
+        loss: where one was given; else the model's own scalar, or the mean square of its outputs.
         devices: names, in the cluster's order.
         placement: device name by node name, in execution order; every node but `output`.
         parameters: device name by parameter or buffer name, tied names included.
@@ -92,6 +94,7 @@ class PlanDocument(
     inputs: Inputs
     program: Program
     costs: Mapping[str, NodeCosts]
+    loss: LossRecord | None = None
     pipeline: PipelineRecord | None = None
     outlook: tuple[str, ...] = ()
     unpriced: tuple[str, ...] = ()
@@ -103,12 +106,9 @@ class PlanDocument(
             self, certificate=msgspec.structs.replace(self.certificate, seconds=None)
         )
         content = msgspec.to_builtins(timeless)
-        if self.pipeline is None:
-            del content["pipeline"]
-        if not self.unpriced:
-            del content["unpriced"]
-        if not self.memory_curves:
-            del content["memory_curves"]
+        for key in ("loss", "memory_curves", "pipeline", "unpriced"):
+            if not content[key]:
+                del content[key]
         return _layout(content) + "\n"
 
     @classmethod

@@ -172,6 +172,18 @@ class TensorRecord(_Part, frozen=True):
     requires_grad: bool
 
 
+class LossRecord(_Part, frozen=True):
+    """What a training step minimises.
+
+    Attributes:
+        name: in `torch.nn.functional`, or where it was found; nothing by this name is imported.
+        targets: what the user gave examples of; `None` where they follow from the output.
+    """
+
+    name: str
+    targets: tuple[TensorRecord, ...] | None = None
+
+
 class StateRecord(_Part, frozen=True):
     """A parameter, buffer or constant of the planned model; see `partitioner.capture.StateSpec`."""
 

@@ -33,7 +33,9 @@ def title(document: PlanDocument) -> str:
     """What the plan is, such as `"SeqNet on cuda:0 and cuda:1, training with adam"`."""
     work = "inference"
     if document.mode == "train":
-        work = f"training with {document.optimizer}" if document.optimizer else "training"
+        loss = None if document.loss is None else document.loss.name
+        given = [name for name in (document.optimizer, loss) if name is not None]
+        work = f"training with {listed(given)}" if given else "training"
     used = devices_used(document)
     where = listed(used) if len(used) <= 3 else f"{len(used)} devices"
     unused = len(document.devices) - len(used)
