@@ -63,7 +63,7 @@ DRAWINGS: dict[str, dict[str, Renderer]] = {
     "memory": {f".{form}": partial(render_memory, form=form) for form in ("svg", "png", "pdf")},
     "overlay": {".json": render_device_overlay},
     "overlay-time": {".json": render_time_overlay},
-    "page": {".html": lambda document: page(document, svg(document))},
+    "page": {".html": page},
 }
 """By what is drawn and the suffix."""
 USUAL = {".html": "page", ".json": "timeline"}

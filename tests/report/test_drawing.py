@@ -9,6 +9,7 @@ from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from partitioner.errors import SpecError
@@ -106,9 +107,24 @@ def test_the_page_loads_nothing_and_is_well_formed(plan_of: Make, tmp_path: Path
     seen = Tags()
     seen.feed(page)
     assert seen.open == []
-    assert not {"script", "link", "img", "iframe"} & seen.all
-    assert "src=" not in page
+    assert not {"img", "iframe", "object"} & seen.all
+    assert "src=" not in page.replace("img-src", "")
+    assert "sourceMappingURL" not in page
+    assert seen.loaded == {"data:,"}
     assert "Memory forces the split" in page
+    assert "This plan does not tell what devices hold over time" in page
+
+
+def test_a_name_cannot_break_out_of_the_page(plan_of: Make, tmp_path: Path) -> None:
+    nasty = "a.</script><script>alert(1)</script>"
+    document = plan_of()
+    model = msgspec.structs.replace(document.model, class_name=nasty)
+    program = msgspec.structs.replace(
+        document.program,
+        nodes=tuple(msgspec.structs.replace(n, line=nasty) for n in document.program.nodes),
+    )
+    draw(plan_of(model=model, program=program), tmp_path / "page.html")
+    assert "<script>alert" not in (tmp_path / "page.html").read_text(encoding="utf-8")
 
 
 def test_the_notebook_gets_an_element(plan_of: Make) -> None:
@@ -121,15 +137,18 @@ def test_the_notebook_gets_an_element(plan_of: Make) -> None:
 class Tags(HTMLParser):
     """Which tags there are, and which of them are not closed."""
 
-    VOID = ("meta", "br")
+    VOID = ("meta", "br", "link", "input")
 
     def __init__(self) -> None:
         super().__init__()
         self.open: list[str] = []
         self.all: set[str] = set()
+        self.loaded: set[str | None] = set()
 
-    def handle_starttag(self, tag: str, attrs: object) -> None:
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.all.add(tag)
+        if tag == "link":
+            self.loaded.update(value for name, value in attrs if name == "href")
         if tag not in self.VOID:
             self.open.append(tag)
 
