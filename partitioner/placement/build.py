@@ -20,6 +20,7 @@ from partitioner.placement.parts import (
     ModelIdentity,
     NodeCosts,
     PipelineRecord,
+    Rehearsal,
     StateRecord,
     TensorRecord,
 )
@@ -102,6 +103,7 @@ def build_plan(
         program=records(captured),
         costs={node: _costs(graph, node) for node in graph.order},
         unpriced=graph.unpriced,
+        rehearsal=_rehearsal(measured),
     )
     check(document, graph, cluster, measured)
     return document
@@ -178,6 +180,7 @@ def build_pipeline_plan(
         program=records(captured),
         costs={node: _costs(graph, node) for node in graph.order},
         unpriced=graph.unpriced,
+        rehearsal=_rehearsal(measured),
         pipeline=replace(record, bubble=found.timetable.bubble),
     )
     check(document, graph, cluster)
@@ -194,6 +197,12 @@ def _loss(loss: Loss, mode: str) -> LossRecord | None:
     if loss.targets is None:
         return LossRecord(loss.name)
     return LossRecord(loss.name, tuple(_tensor(TensorSpec.of(each)) for each in loss.targets))
+
+
+def _rehearsal(measured: Mapping[str, Measured] | None) -> Rehearsal:
+    if measured is None:
+        return "none"
+    return "values" if any(use.on_values for use in measured.values()) else "sizes"
 
 
 def _tensor(spec: TensorSpec) -> TensorRecord:

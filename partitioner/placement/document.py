@@ -23,6 +23,7 @@ from partitioner.placement.parts import (
     ModelIdentity,
     NodeCosts,
     PipelineRecord,
+    Rehearsal,
     Seconds,
     Transfer,
 )
@@ -71,6 +72,9 @@ class PlanDocument(
         outlook: sentences on what limits the plan, and what more devices or memory would bring.
         unpriced: operators whose seconds were reckoned from the bytes that they touch alone, which
             may be too few.
+        rehearsal: what the promised memory was measured with: `"sizes"` alone; the example's
+            `"values"`, where the model decides by its data; `"none"` where nothing was
+            measured, as where such a model had no data, and memory is predicted.
     """
 
     schema: int = SCHEMA
@@ -95,6 +99,7 @@ class PlanDocument(
     pipeline: PipelineRecord | None = None
     outlook: tuple[str, ...] = ()
     unpriced: tuple[str, ...] = ()
+    rehearsal: Rehearsal = "sizes"
 
     def to_json(self) -> str:
         """The document as canonical JSON; equal plans give equal text."""
@@ -105,6 +110,8 @@ class PlanDocument(
         for key in ("loss", "pipeline", "unpriced"):
             if not content[key]:
                 del content[key]
+        if self.rehearsal == "sizes":
+            del content["rehearsal"]
         return _layout(content) + "\n"
 
     @classmethod
