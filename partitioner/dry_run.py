@@ -2,10 +2,10 @@
 
 It costs no memory and gives the very peaks of the real run: what a plan promises is this figure.
 
-The operators that run are the CPU's, and so are the tensors that they save. Which kernel CUDA takes
-is known only at run time, so that CUDA's own are not modelled. It differs in these:
+The operators that run are the CPU's, and so are the tensors that they save, but for dropout (see
+`partitioner.virtual.kernels`): on a GPU it saves a mask of a byte for each element, as CUDA's does.
+Which other kernel CUDA takes is known only at run time; those differ in these:
 
-- Dropout. The CPU saves a mask of the input's type, CUDA a byte for each element: less.
 - Attention. The CPU's kernel saves its inputs, its result and the log-sum-exp, as CUDA's flash and
   memory-efficient ones do; those save the random state as well (16 bytes) and may pad. With dropout
   the CPU takes plain products and keeps every weight, which CUDA's fused kernels do not: less.
@@ -17,19 +17,29 @@ is known only at run time, so that CUDA's own are not modelled. It differs in th
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils import _pytree as pytree
 
-from partitioner.capture import DATA_DEPENDENT, Captured, fake_clone, in_mode, quiet
+from partitioner.capture import (
+    DATA_DEPENDENT,
+    Captured,
+    clone,
+    fake_clone,
+    has_data,
+    in_mode,
+    quiet,
+)
 from partitioner.emit import place
 from partitioner.graph import OUTPUT_LOSS, Loss, output_tensors
 from partitioner.spec import Cluster
 from partitioner.virtual import VirtualGpus, virtual_gpus
+
+Call = tuple[tuple[Any, ...], dict[str, Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +52,7 @@ class MeasuredMemory:
         optimizer: its state after a step.
         activations: what the forward leaves alive for the backward.
         peak: the most at any moment of two steps.
+        on_values: whether the run was on the example's values, not on its sizes alone.
     """
 
     parameters: int
@@ -49,6 +60,7 @@ class MeasuredMemory:
     optimizer: int
     activations: int
     peak: int
+    on_values: bool = False
 
 
 def dry_run(
@@ -59,45 +71,53 @@ def dry_run(
     *,
     make_optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer] | None,
     loss: Loss = OUTPUT_LOSS,
+    call: Call | None = None,
 ) -> dict[str, MeasuredMemory] | None:
     """Measure what each device of `cluster` holds, by device name.
 
     In training, two steps of the loop that is usually written; what its variables hold, lives until
-    the next step takes its place. In inference, one forward without gradients. `None` where the
-    model decides by its data, of which fake tensors have none. ::
+    the next step takes its place. In inference, one forward without gradients. ::
 
         output = placed(inputs)
         loss = loss_fn(output, targets.to(output.device))
         loss.backward()
         optimizer.step()
+
+    A model that decides by its data runs on `call` and on its own parameters instead, copied, where
+    both have data and are not large (see `has_data`); `None` where not.
     """
-    try:
-        with quiet(), FakeTensorMode(allow_non_fake_inputs=True) as mode:
-            return _rehearsed(mode, model, captured, placement, cluster, make_optimizer, loss)
-    except DATA_DEPENDENT:
-        return None
+
+    def rehearsed(copy: nn.Module, example: Call, loss: Loss) -> dict[str, MeasuredMemory]:
+        args, kwargs = example
+        with virtual_gpus(cluster, limits=False) as gpus:
+            placed = place(
+                in_mode(copy, captured.training), captured, placement, detours=cluster.detours
+            )
+            del copy
+            if captured.training:
+                return _training(placed, args, kwargs, gpus, cluster, make_optimizer, loss)
+            return _inference(placed, args, kwargs, gpus, cluster)
+
+    with quiet():
+        try:
+            with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+                sizes = pytree.tree_map_only(Tensor, _without_data, captured.example)
+                return rehearsed(fake_clone(model, mode), sizes, loss.without_data())
+        except DATA_DEPENDENT:
+            if call is None or not has_data(model, call):
+                return None
+        torch.manual_seed(0)
+        values = pytree.tree_map_only(Tensor, _copied, call)
+        found = rehearsed(clone(model, lambda tensor, _: tensor), values, loss.with_data())
+        return {name: replace(use, on_values=True) for name, use in found.items()}
 
 
-def _rehearsed(
-    mode: FakeTensorMode,
-    model: nn.Module,
-    captured: Captured,
-    placement: Mapping[str, str],
-    cluster: Cluster,
-    make_optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer] | None,
-    loss: Loss,
-) -> dict[str, MeasuredMemory]:
-    fake = in_mode(fake_clone(model, mode), captured.training)
-    args, kwargs = pytree.tree_map_only(
-        torch.Tensor, lambda tensor: torch.empty_like(tensor, device="cpu"), captured.example
-    )
-    loss = loss.without_data()
-    with virtual_gpus(cluster, limits=False) as gpus:
-        placed = place(fake, captured, placement, detours=cluster.detours)
-        del fake
-        if captured.training:
-            return _training(placed, args, kwargs, gpus, cluster, make_optimizer, loss)
-        return _inference(placed, args, kwargs, gpus, cluster)
+def _without_data(tensor: Tensor) -> Tensor:
+    return torch.empty_like(tensor, device="cpu")
+
+
+def _copied(tensor: Tensor) -> Tensor:
+    return tensor.detach().to("cpu", copy=True).requires_grad_(tensor.requires_grad)
 
 
 def _training(
@@ -140,10 +160,10 @@ def _training(
     }
 
 
-def state_tensors(optimizer: torch.optim.Optimizer | None) -> list[torch.Tensor]:
+def state_tensors(optimizer: torch.optim.Optimizer | None) -> list[Tensor]:
     """What an optimizer keeps of its steps."""
     entries = [] if optimizer is None else list(optimizer.state.values())
-    return [leaf for leaf in pytree.tree_leaves(entries) if isinstance(leaf, torch.Tensor)]
+    return [leaf for leaf in pytree.tree_leaves(entries) if isinstance(leaf, Tensor)]
 
 
 def _inference(

@@ -52,6 +52,7 @@ class Priced:
             self.cluster,
             make_optimizer=self.options.make_optimizer,
             loss=self.options.loss_function,
+            call=self.call,
         )
 
     def priced_anew(

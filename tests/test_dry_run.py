@@ -13,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from partitioner import Pin, Plan, plan, virtual_gpus
 from partitioner.verify import verify
+from tests.zoo import ZOO
 
 Make = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 
@@ -159,3 +160,28 @@ def test_what_saves_memory_is_promised_less(way: str) -> None:
     x = torch.empty(4096, 32)
     peaks = [promised_peaks(plan(Wide(w), "1x1GiB", x))["cuda:0"] for w in (way, "plain")]
     assert peaks[0] < peaks[1]
+
+
+def test_a_model_that_decides_by_its_data_is_rehearsed_on_its_values() -> None:
+    case = ZOO["data_dependent_part"]
+    model, args = case.build().train(), case.args(32)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    torch.manual_seed(3)
+    found = plan(model, "2x1GiB", args, optimizer="adam", objective="memory")
+    drawn = torch.rand(1)
+    assert found.rehearsal == "values"
+    assert "measured on the example's values" in " ".join(found.explain().split())
+    report = verify(model, found, args)
+    assert report.passed
+    assert report.measured_peak_nbytes == report.promised_peak_nbytes
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert not any(parameter.grad is not None for parameter in model.parameters())
+    torch.manual_seed(3)
+    assert torch.equal(drawn, torch.rand(1))
+
+
+def test_without_data_such_a_plan_says_that_it_predicts() -> None:
+    case = ZOO["data_dependent_part"]
+    found = plan(case.build(), "1x1GiB", torch.empty(32, 16, device="meta"))
+    assert found.rehearsal == "none"
+    assert "memory is predicted, not measured" in " ".join(found.explain().split())

@@ -65,6 +65,7 @@ def test_a_classifier_takes_what_it_is_promised(spelling: Any) -> None:
     )
 
 
+@pytest.mark.filterwarnings("ignore:reduction")
 @pytest.mark.parametrize("name", LOSSES)
 def test_targets_of_the_losses_of_pytorch_follow_from_the_output(name: str) -> None:
     model = nn.Sequential(nn.Linear(8, 300), nn.Sigmoid())

@@ -26,7 +26,7 @@ from partitioner.capture.quiet import quiet
 from partitioner.capture.recorder import Recorder
 from partitioner.capture.recording import OpaqueNeededError
 from partitioner.capture.sizes import DataDecidesError
-from partitioner.capture.stand_in import RealRun
+from partitioner.capture.stand_in import RealRun, has_data
 from partitioner.capture.symbols import SizesFixedError, Symbols
 from partitioner.capture.truths import undrawn
 from partitioner.errors import CaptureError
@@ -228,7 +228,7 @@ class _Session:
             f"{type(error).__name__}: {text}"
         )
         whole = recording.failed_whole
-        if whole and whole not in self.leaves and RealRun.can(self.model.get_submodule(whole)):
+        if whole and whole not in self.leaves and has_data(self.model.get_submodule(whole)):
             return OpaqueNeededError(whole, "it does not run on fake tensors", failure)
         return failure
 

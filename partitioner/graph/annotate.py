@@ -25,7 +25,7 @@ from partitioner.graph.loss import OUTPUT_LOSS, Loss
 from partitioner.graph.optimizer_state import optimizer_factory, optimizer_memory
 from partitioner.graph.rehearsal import rehearse
 from partitioner.graph.trace import NodeTrace
-from partitioner.spec import Cluster
+from partitioner.spec import Cluster, is_host
 
 
 def annotate(
@@ -60,7 +60,12 @@ def annotate(
     model = getattr(model, "_orig_mod", model)
     make_optimizer = optimizer_factory(optimizer) if training else None
     rehearsal = rehearse(
-        captured, model, training=training, devices=len(cluster.devices), loss=loss
+        captured,
+        model,
+        training=training,
+        devices=len(cluster.devices),
+        on_cuda=not all(is_host(name) for name in cluster.names),
+        loss=loss,
     )
     prices = _Prices(cost_model, {device.name: device.figures() for device in cluster.devices})
     graph: nx.DiGraph[str] = nx.DiGraph()

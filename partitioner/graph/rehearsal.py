@@ -15,7 +15,7 @@ was given. Operators, births and deaths of storages are written down by node and
 
 from __future__ import annotations
 
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -25,6 +25,7 @@ from partitioner.graph.loss import OUTPUT_LOSS, Loss
 from partitioner.graph.run import Run
 from partitioner.graph.trace import Rehearsal
 from partitioner.graph.whole_calls import WholeCalls
+from partitioner.virtual import native_dropout
 
 
 def rehearse(
@@ -33,6 +34,7 @@ def rehearse(
     *,
     training: bool,
     devices: int = 1,
+    on_cuda: bool = False,
     loss: Loss = OUTPUT_LOSS,
 ) -> Rehearsal:
     """Run one step of `captured` on fake tensors of the example's sizes.
@@ -42,6 +44,7 @@ def rehearse(
         model: the recorded model or a clone of it; not touched.
         training: with the backward of `loss`; else one forward without gradients.
         devices: how many there are to choose from: with one, the model's own `forward` will run.
+        on_cuda: with the operators that CUDA takes, where they keep other bytes than the CPU's.
         loss: of a training step.
 
     Raises:
@@ -49,7 +52,7 @@ def rehearse(
         SpecError: the loss does not take what the model returns.
     """
     mode = FakeTensorMode(allow_non_fake_inputs=True)
-    with quiet():
+    with quiet(), native_dropout() if on_cuda else nullcontext():
         run = Run(_clone(captured, model, mode), captured, mode, loss)
         with mode:
             rehearsal = run.step(training)

@@ -21,6 +21,7 @@ from partitioner.placement.parts import (
     ModelIdentity,
     NodeCosts,
     PipelineRecord,
+    Rehearsal,
     StateRecord,
     TensorRecord,
 )
@@ -104,6 +105,7 @@ def build_plan(
         costs={node: _costs(graph, node) for node in graph.order},
         unpriced=graph.unpriced,
         memory_curves=memory_curves(graph, placement, cluster),
+        rehearsal=_rehearsal(measured),
     )
     check(document, graph, cluster, measured)
     return document
@@ -181,6 +183,7 @@ def build_pipeline_plan(
         costs={node: _costs(graph, node) for node in graph.order},
         unpriced=graph.unpriced,
         memory_curves=pipeline_memory_curves(graph, record, found),
+        rehearsal=_rehearsal(measured),
         pipeline=replace(record, bubble=found.timetable.bubble),
     )
     check(document, graph, cluster)
@@ -197,6 +200,12 @@ def _loss(loss: Loss, mode: str) -> LossRecord | None:
     if loss.targets is None:
         return LossRecord(loss.name)
     return LossRecord(loss.name, tuple(_tensor(TensorSpec.of(each)) for each in loss.targets))
+
+
+def _rehearsal(measured: Mapping[str, Measured] | None) -> Rehearsal:
+    if measured is None:
+        return "none"
+    return "values" if any(use.on_values for use in measured.values()) else "sizes"
 
 
 def _tensor(spec: TensorSpec) -> TensorRecord:

@@ -24,6 +24,7 @@ from partitioner.placement.parts import (
     ModelIdentity,
     NodeCosts,
     PipelineRecord,
+    Rehearsal,
     Seconds,
     Transfer,
 )
@@ -74,6 +75,9 @@ class PlanDocument(
             may be too few.
         memory_curves: by device name, how full it is in the course of a step; older plans have
             none.
+        rehearsal: what the promised memory was measured with: `"sizes"` alone; the example's
+            `"values"`, where the model decides by its data; `"none"` where nothing was
+            measured, as where such a model had no data, and memory is predicted.
     """
 
     schema: int = SCHEMA
@@ -99,6 +103,7 @@ class PlanDocument(
     outlook: tuple[str, ...] = ()
     unpriced: tuple[str, ...] = ()
     memory_curves: Mapping[str, MemoryCurve] = {}
+    rehearsal: Rehearsal = "sizes"
 
     def to_json(self) -> str:
         """The document as canonical JSON; equal plans give equal text."""
@@ -109,6 +114,8 @@ class PlanDocument(
         for key in ("loss", "memory_curves", "pipeline", "unpriced"):
             if not content[key]:
                 del content[key]
+        if self.rehearsal == "sizes":
+            del content["rehearsal"]
         return _layout(content) + "\n"
 
     @classmethod

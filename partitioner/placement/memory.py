@@ -36,6 +36,10 @@ class Measured(Protocol):
     def peak(self) -> int:
         """The most at any moment."""
 
+    @property
+    def on_values(self) -> bool:
+        """Whether the run was on values, not on sizes alone."""
+
 
 def peak_nbytes(
     graph: CostGraph, placement: Mapping[str, str], role: str | None = None

@@ -12,6 +12,7 @@ from partitioner.spec import Cluster, Device, Link
 Count = Annotated[int, msgspec.Meta(ge=0)]
 Seconds = Annotated[float, msgspec.Meta(ge=0)]
 Phase = Literal["forward", "backward"]
+Rehearsal = Literal["sizes", "values", "none"]
 
 
 class _Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -118,12 +118,22 @@ def assumptions(document: PlanDocument) -> tuple[str, ...]:
     for kind, names in guessed.items():
         found.append(f"the kind of {listed(names)} was not declared: reckoned as '{kind}'")
     found += _links(document)
+    if document.rehearsal != "sizes":
+        found.append(_REHEARSAL[document.rehearsal])
     if document.unpriced:
         found.append(
             f"no formula tells the work of {listed(document.unpriced)}: reckoned by the bytes that "
             "are touched"
         )
     return tuple(found)
+
+
+_REHEARSAL = {
+    "values": "the model decides by its data: its memory was measured on the example's values, and "
+    "others may take more",
+    "none": "memory is predicted, not measured in a rehearsal: a model that decides by its data "
+    "needs real parameters and inputs for that",
+}
 
 
 def _links(document: PlanDocument) -> Iterator[str]:
