@@ -16,8 +16,10 @@ is known only at run time, so that CUDA's own are not modelled. It differs in th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import astuple, dataclass
+from itertools import takewhile
 from typing import Any
 
 import torch
@@ -25,11 +27,15 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils import _pytree as pytree
 
-from partitioner.capture import DATA_DEPENDENT, Captured, fake_clone, in_mode, quiet
+from partitioner.capture import DATA_DEPENDENT, Answering, Captured, fake_clone, in_mode, quiet
 from partitioner.emit import place
 from partitioner.graph import training_loss
 from partitioner.spec import Cluster
 from partitioner.virtual import VirtualGpus, virtual_gpus
+
+WAYS = ((False, True), (True, False), (False, False), (True, True))
+"""Which stand-ins a model that decides by its data is told in the first step, and in all others;
+the last two ways only where neither of the first leads to the end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,14 +68,33 @@ def dry_run(
     """Measure what each device of `cluster` holds, by device name.
 
     In training, two steps of forward, backward and optimizer under the loss of `training_loss`;
-    in inference, one forward without gradients. `None` where the model decides by its data, of
-    which fake tensors have none.
+    in inference, one forward without gradients. Fake tensors have no data: a model that decides by
+    its data is told stand-ins, others in the second step and in a third, which meets all state
+    of the optimizer, and the other way round. Each figure is the largest that is found; `None`
+    where no way leads to the end.
     """
-    try:
+    found: list[dict[str, MeasuredMemory]] = []
+    for others in WAYS:
+        if found and others[0] == others[1]:
+            break
         with quiet(), FakeTensorMode(allow_non_fake_inputs=True) as mode:
-            return _rehearsed(mode, model, captured, placement, cluster, make_optimizer)
-    except DATA_DEPENDENT:
-        return None
+            answering = Answering()
+
+            def begins(step: int, answering: Answering = answering, others: Any = others) -> bool:
+                answering.go_on(other=others[step > 0])
+                return step < 2 or answering.given > 0
+
+            with suppress(*DATA_DEPENDENT), answering:
+                run = _rehearsed(mode, model, captured, placement, cluster, make_optimizer, begins)
+                found.append(run)
+        if not answering.given:
+            break
+    return {name: _largest([run[name] for run in found]) for name in found[0]} if found else None
+
+
+def _largest(found: Sequence[MeasuredMemory]) -> MeasuredMemory:
+    """Each figure at its largest."""
+    return MeasuredMemory(*map(max, zip(*map(astuple, found), strict=True)))
 
 
 def _rehearsed(
@@ -79,6 +104,7 @@ def _rehearsed(
     placement: Mapping[str, str],
     cluster: Cluster,
     make_optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer] | None,
+    begins: Callable[[int], bool],
 ) -> dict[str, MeasuredMemory]:
     fake = in_mode(fake_clone(model, mode), captured.training)
     args, kwargs = pytree.tree_map_only(
@@ -88,7 +114,8 @@ def _rehearsed(
         placed = place(fake, captured, placement, detours=cluster.detours)
         del fake
         if captured.training:
-            return _training(placed, args, kwargs, gpus, cluster, make_optimizer)
+            return _training(placed, args, kwargs, gpus, cluster, make_optimizer, begins)
+        begins(0)
         return _inference(placed, args, kwargs, gpus, cluster)
 
 
@@ -99,13 +126,14 @@ def _training(
     gpus: VirtualGpus,
     cluster: Cluster,
     make_optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer] | None,
+    begins: Callable[[int], bool],
 ) -> dict[str, MeasuredMemory]:
     names = [device.name for device in cluster.devices]
     trainable = [parameter for parameter in placed.parameters() if parameter.requires_grad]
     optimizer = make_optimizer(trainable) if make_optimizer and trainable else None
     before = {name: gpus[name].allocated_nbytes for name in names}
     activations: dict[str, int] = {}
-    for _ in range(2):
+    for _ in takewhile(begins, range(3)):
         placed.zero_grad(set_to_none=True)
         held = {name: gpus[name].allocated_nbytes for name in names}
         loss = training_loss(placed(*args, **kwargs))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -146,6 +147,37 @@ def test_what_is_saved_and_kept_is_counted_as_it_is(way: str) -> None:
         assert use.optimizer > 3.9 * use.parameters
     if way == "frozen":
         assert found.memory["cuda:1"].gradients < found.memory["cuda:1"].parameters / 10
+
+
+class Forked(nn.Module):
+    """Takes one of two ways by its data, the second with much more memory."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.little = nn.Linear(32, 32)
+        self.much = nn.Sequential(nn.Linear(32, 256), nn.ReLU(), nn.Linear(256, 32))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.little(x) if x.mean() > 0 else self.much(x)
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_model_that_decides_by_its_data_is_promised_its_hungriest_way(whole: bool) -> None:
+    model = Forked() if whole else nn.Sequential(nn.Identity(), Forked(), nn.Linear(32, 4))
+    found = plan(model, "2x64MiB", torch.randn(64, 32), optimizer="adam", objective="memory")
+    assert len(set(found.placement.values())) == 2 - whole
+    peaks: dict[str, int] = {}
+    for signs in itertools.product((1, -1), repeat=3):
+        with virtual_gpus(found.virtual_cluster()) as gpus:
+            placed = found.apply(model)
+            optimizer = torch.optim.Adam(placed.parameters())
+            for sign in signs:
+                placed.zero_grad()
+                placed(sign * torch.rand(64, 32)).square().mean().backward()
+                optimizer.step()
+            for name in found.devices:
+                peaks[name] = max(peaks.get(name, 0), gpus[name].peak_nbytes)
+    assert promised_peaks(found) == peaks
 
 
 @pytest.mark.parametrize("way", ["checkpointed", "in place"])
