@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,12 +20,12 @@ from partitioner.capture.clone import fake_clone, fake_like, in_mode, named_tens
 from partitioner.capture.groups import Groups
 from partitioner.capture.inputs import prepared
 from partitioner.capture.layers import layers_of, values_of, volatile_names
-from partitioner.capture.leaves import class_name
+from partitioner.capture.leaves import class_name, hooked
 from partitioner.capture.lines import lines_of
 from partitioner.capture.modes import Recorded, merged
 from partitioner.capture.quiet import quiet
 from partitioner.capture.recorder import Recorder
-from partitioner.capture.recording import OpaqueNeededError
+from partitioner.capture.recording import HooksLostError, OpaqueNeededError
 from partitioner.capture.sizes import DataDecidesError
 from partitioner.capture.stand_in import RealRun
 from partitioner.capture.symbols import SizesFixedError, Symbols
@@ -57,8 +58,17 @@ def capture(
             has no data to be called with.
     """
     model = getattr(model, "_orig_mod", model)
+    session = _Session(model, args, dict(kwargs or {}))
     with quiet(), undrawn():
-        return _Session(model, args, dict(kwargs or {})).both(training)
+        captured = session.both(training)
+    if session.hooks_lost:
+        names = ", ".join(f"'{path}'" for path in session.hooks_lost)
+        warnings.warn(
+            f"hooks of {names} will not run: what these modules take or return has no place in a "
+            "graph, so that they are taken apart; put hooks on modules inside of them",
+            stacklevel=2,
+        )
+    return captured
 
 
 def runs(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
@@ -96,7 +106,9 @@ class _Session:
         self.model = model
         self.args = args
         self.kwargs = kwargs
-        self.leaves: dict[str, str] = {}
+        self.hooked = hooked(model)
+        self.hooks_lost: list[str] = []
+        self.leaves = dict(self.hooked)
         self.real: dict[str, RealRun] = {}
         self.errors: dict[str, CaptureError] = {}
         self.signature = inspect.signature(model.forward)
@@ -174,6 +186,9 @@ class _Session:
                 return self._run(training)
             except SizesFixedError:
                 continue
+            except HooksLostError as lost:
+                del self.leaves[lost.path], self.hooked[lost.path]
+                self.hooks_lost.append(lost.path)
             except OpaqueNeededError as needed:
                 if needed.path in self.leaves and needed.path not in self.real:
                     self._call_for_real(needed.path)
@@ -198,7 +213,7 @@ class _Session:
         mode = _fake_mode()
         clone = in_mode(fake_clone(self.model, mode), training)
         held = named_tensors(clone)
-        recorder = Recorder(clone, mode, symbols, self.leaves, self.real)
+        recorder = Recorder(clone, mode, symbols, self.leaves, self.real, self.hooked)
 
         def make(name: str, tensor: Tensor) -> Tensor:
             fake = fake_like(tensor, mode)
@@ -219,6 +234,7 @@ class _Session:
         )
         whole = "" in self.leaves
         arranged = ordered(recorder, output_spec.plain(iter(leaves)))
+        called = {node.target for node in arranged.graph.nodes if node.op == "call_module"}
         example = prepared(
             self.signature, self.args, self.kwargs, lambda _, t: fake_like(t, _fake_mode())
         )
@@ -234,7 +250,7 @@ class _Session:
             model_class=class_name(type(self.model)),
             training=training,
             example=example[1:],
-            opaque=dict(self.leaves),
+            opaque={path: why for path, why in self.leaves.items() if path in called},
             constants=recorder.recording.constants,
             dynamic=symbols.active or whole,
             specialised=() if whole else self.groups.specialised(),

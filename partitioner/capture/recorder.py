@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from typing import Any
 from unittest import mock
 
@@ -29,6 +29,7 @@ from partitioner.capture.leaves import is_leaf
 from partitioner.capture.lines import user_line
 from partitioner.capture.recording import (
     Frame,
+    HooksLostError,
     InexpressibleError,
     OpaqueNeededError,
     Recording,
@@ -74,6 +75,7 @@ class Recorder(TorchFunctionMode):
         symbols: of this recording.
         opaque: paths of modules that are leaves whatever their class, with the reasons.
         real: those of them that do not run on fake tensors.
+        hooked: those of them that are leaves for their hooks alone.
     """
 
     def __init__(
@@ -83,8 +85,10 @@ class Recorder(TorchFunctionMode):
         symbols: Symbols,
         opaque: Mapping[str, str],
         real: Mapping[str, RealRun],
+        hooked: Container[str] = (),
     ) -> None:
         super().__init__()
+        self.hooked = hooked
         self.real = real
         self.fakes = fakes
         self.recording = Recording(fx.Graph())
@@ -356,7 +360,7 @@ class Recorder(TorchFunctionMode):
 
     def _call_module(self, module: nn.Module, path: str, /, *args: Any, **kwargs: Any) -> Any:
         if not self._on:
-            return _called(module, args, kwargs)
+            return self._called(module, args, kwargs)
         hooks = saved_tensor_hooks()
         if path and self.frames and is_checkpoint(hooks) and hooks != self.frames[-1].hooks:
             self.recording.checkpointed[path] = None
@@ -378,7 +382,7 @@ class Recorder(TorchFunctionMode):
         before = drawn()
         try:
             with self.symbols.scope():
-                result = _called(module, args, kwargs)
+                result = self._called(module, args, kwargs)
             if drawn() != before:
                 raise OpaqueNeededError(
                     self._callable_whole(), "it draws random numbers outside PyTorch"
@@ -395,6 +399,15 @@ class Recorder(TorchFunctionMode):
             except InexpressibleError:
                 frame.expressible = False
         return result
+
+    def _called(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Call a module past what was put in the place of its call, its hooks included.
+
+        Hooks of the model itself are not part of the recording: they run around the placed one.
+        """
+        if module is self.model:
+            return module.forward(*args, **kwargs)
+        return module._call_impl(*args, **kwargs)  # type: ignore[no-untyped-call]
 
     def _failed(self, path: str) -> None:
         if self.recording.failed_at is None:
@@ -422,7 +435,7 @@ class Recorder(TorchFunctionMode):
         def call(args: Any, kwargs: Any) -> Any:
             if opaque:
                 return self._called_whole(module, path, args, kwargs)
-            return _called(module, args, kwargs)
+            return self._called(module, args, kwargs)
 
         return self._as_node(module, path, call, args, kwargs, checkpointed=checkpointed)
 
@@ -478,7 +491,7 @@ class Recorder(TorchFunctionMode):
         for other in (False, True):
             self._answers = Answers(other=other)
             try:
-                results.append(_called(module, args, kwargs))
+                results.append(self._called(module, args, kwargs))
             except Exception as error:
                 failures.append(error)
             finally:
@@ -506,6 +519,8 @@ class Recorder(TorchFunctionMode):
         try:
             node_args, node_kwargs = self.express(args), self.express(kwargs)
         except InexpressibleError as error:
+            if path in self.hooked:
+                raise HooksLostError(path) from None
             raise OpaqueNeededError(self._callable_whole(), f"{error} of {path}") from None
         state = _state_within(module, self._state_names)
         versions = [version_of(tensor) for tensor, _, _ in state]
@@ -519,6 +534,8 @@ class Recorder(TorchFunctionMode):
         result, twin = self.twins.bounded(result, twin, tensors)
         result = self._fresh(result, tensors, changed)
         if not _is_plain(result):
+            if path in self.hooked:
+                raise HooksLostError(path)
             reason = f"{path}, which is called whole, returns tensors in an object"
             if path in self.opaque:
                 reason += f" ({self.opaque[path]})"
@@ -707,11 +724,6 @@ _TENSOR_ATTRIBUTES = frozenset({"T", "H", "mT", "mH", "data", "grad", "real", "i
 def attribute_name(target: str) -> str:
     """What the node of a module's call or of a tensor is called; the model's own is `model`."""
     return target.replace(".", "_") or "model"
-
-
-def _called(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Call a module past what was put in the place of its call, its hooks included."""
-    return module._call_impl(*args, **kwargs)  # type: ignore[no-untyped-call]
 
 
 def _is_plain(result: Any) -> bool:
