@@ -205,7 +205,7 @@ def _loss(loss: Loss, mode: str) -> LossRecord | None:
 def _rehearsal(measured: Mapping[str, Measured] | None) -> Rehearsal:
     if measured is None:
         return "none"
-    return "values" if any(use.on_values for use in measured.values()) else "sizes"
+    return next((use.rehearsal for use in measured.values()), "sizes")
 
 
 def _tensor(spec: TensorSpec) -> TensorRecord:

@@ -75,9 +75,9 @@ class PlanDocument(
             may be too few.
         memory_curves: by device name, how full it is in the course of a step; older plans have
             none.
-        rehearsal: what the promised memory was measured with: `"sizes"` alone; the example's
-            `"values"`, where the model decides by its data; `"none"` where nothing was
-            measured, as where such a model had no data, and memory is predicted.
+        rehearsal: what the promised memory was measured with: `"sizes"` alone; where the model
+            decides by its data, the example's `"values"`, or both `"stand-ins"` for each where
+            there were none; `"none"` where nothing was measured, and memory is predicted.
     """
 
     schema: int = SCHEMA

@@ -12,7 +12,7 @@ from partitioner.spec import Cluster, Device, Link
 Count = Annotated[int, msgspec.Meta(ge=0)]
 Seconds = Annotated[float, msgspec.Meta(ge=0)]
 Phase = Literal["forward", "backward"]
-Rehearsal = Literal["sizes", "values", "none"]
+Rehearsal = Literal["sizes", "values", "stand-ins", "none"]
 
 
 class _Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -196,8 +196,8 @@ def _cluster(document: PlanDocument) -> str:
     heads = ("device", "kind", "memory", "FLOP/s", "memory bandwidth")
     found = _table("Devices as they were declared", heads, devices, text=2)
     if links:
-        heads = ("link", "bandwidth", "latency", "remarks")
-        found += _table("Links as they were declared", heads, links, text=1)
+        link_heads = ("link", "bandwidth", "latency", "remarks")
+        found += _table("Links as they were declared", link_heads, links, text=1)
     return found
 
 

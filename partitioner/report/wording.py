@@ -131,6 +131,8 @@ def assumptions(document: PlanDocument) -> tuple[str, ...]:
 _REHEARSAL = {
     "values": "the model decides by its data: its memory was measured on the example's values, and "
     "others may take more",
+    "stand-ins": "the model decides by its data: its memory was measured for the one and the other "
+    "outcome of each decision, the larger counts; real parameters and inputs would tell",
     "none": "memory is predicted, not measured in a rehearsal: a model that decides by its data "
     "needs real parameters and inputs for that",
 }
