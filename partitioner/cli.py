@@ -15,7 +15,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import click
 from rich.console import Console, RenderableType
@@ -313,6 +313,14 @@ def _positive(ctx: click.Context, param: click.Parameter, value: float | None) -
     return value
 
 
+def _replicas(ctx: click.Context, param: click.Parameter, value: str) -> int | Literal["auto"]:
+    if value == "auto":
+        return "auto"
+    if not value.isdecimal() or int(value) < 1:
+        raise click.BadParameter(f"'{value}' is neither a number of at least 1 nor 'auto'")
+    return int(value)
+
+
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option(
     "--debug", is_flag=True, envvar="PARTITIONER_DEBUG", help="Show tracebacks and warnings."
@@ -370,6 +378,14 @@ def cli(debug: bool) -> None:
     show_default=True,
     help="Of the pipeline.",
 )
+@click.option(
+    "--replicas",
+    callback=_replicas,
+    default="1",
+    show_default=True,
+    metavar="NUMBER|auto",
+    help="Equal pipelines that train together, each on a batch of its own.",
+)
 @_cost_model_option
 @click.option("--time-limit", type=float, callback=_positive, metavar="SECONDS")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the solver.")
@@ -390,6 +406,7 @@ def plan(
     micro_batches: int,
     schedule: str,
     stages_per_rank: int,
+    replicas: int | Literal["auto"],
     times: str | None,
     time_limit: float | None,
     seed: int,
@@ -419,6 +436,7 @@ def plan(
             micro_batches=micro_batches,
             schedule=schedule,
             stages_per_rank=stages_per_rank,
+            replicas=replicas,
             time_limit=time_limit,
             seed=seed,
             progress=progress,
@@ -458,13 +476,11 @@ def draw(plan_file: str, output: str) -> None:
 @click.option(
     "--replicas",
     type=click.IntRange(min=1),
-    default=1,
-    show_default=True,
-    help="For 'pipeline': copies that train together.",
+    help="For 'pipeline': copies that train together. Default: as planned.",
 )
 @_output()
 def emit(
-    plan_file: str, target: str, model: str | None, replicas: int, output: str | None
+    plan_file: str, target: str, model: str | None, replicas: int | None, output: str | None
 ) -> str | None:
     """Write a saved plan as readable Python."""
     found = Plan.load(plan_file)
@@ -474,8 +490,9 @@ def emit(
                 "--target pipeline needs a plan that trains several micro-batches (see 'plan "
                 "--micro-batches') and --model MODULE:NAME"
             )
+        copies = replicas or len(found.pipeline.pipelines)
         source = training_script(
-            found.pipeline, found.inputs, Path(plan_file).resolve(), model, replicas
+            found.pipeline, found.inputs, Path(plan_file).resolve(), model, copies
         )
     else:
         source = found.source()

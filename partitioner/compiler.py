@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import torch
@@ -57,6 +57,7 @@ def plan(
     progress: Progress | None = None,
     schedule: str = "1f1b",
     stages_per_rank: int = 1,
+    replicas: int | Literal["auto"] = 1,
 ) -> Plan:
     """Find the best placement of `model` on `devices`, from shapes alone.
 
@@ -80,6 +81,8 @@ def plan(
         progress: called with a line of text at each step.
         schedule: of the pipeline: `"1f1b"`, `"gpipe"`, `"interleaved"` or `"zero-bubble"`.
         stages_per_rank: of the pipeline; more than 1 for `"interleaved"` and `"zero-bubble"`.
+        replicas: equal pipelines that train together, each on a batch of its own; `"auto"` takes
+            the number with which a batch takes the least time.
 
     Raises:
         CaptureError: the model cannot be recorded, or the inputs do not fit it.
@@ -102,6 +105,7 @@ def plan(
             micro_batches=micro_batches,
             schedule=schedule,
             stages_per_rank=stages_per_rank,
+            replicas=replicas,
             time_limit=time_limit,
             seed=seed,
             progress=progress,

@@ -12,19 +12,25 @@ from partitioner.placement.check import check, check_placement, objective_value,
 from partitioner.placement.document import PlanDocument
 from partitioner.placement.memory import Measured, memory_use, peak_nbytes
 from partitioner.placement.parts import (
+    AllReduce,
     Certificate,
     ClusterRecord,
     DeviceRecord,
     LinkRecord,
+    LinkTraffic,
     MemoryUse,
     ModelIdentity,
+    NetworkRecord,
     NodeCosts,
+    NodeRecord,
     PipelineRecord,
     StateRecord,
     TensorRecord,
     Transfer,
 )
 from partitioner.placement.pipeline import Pipelined, pipelined, placement_of_stages
+from partitioner.placement.pipeline_memory import ReckonedMemory, pipeline_memory
+from partitioner.placement.replicas import check_alike
 from partitioner.placement.restore import cost_graph_of
 from partitioner.placement.state import alternate_placement, owned_state, state_placement
 from partitioner.placement.timeline import (
@@ -37,17 +43,22 @@ from partitioner.placement.timeline import (
 from partitioner.placement.transfers import transfers
 
 __all__ = [
+    "AllReduce",
     "Certificate",
     "ClusterRecord",
     "DeviceRecord",
     "LinkRecord",
+    "LinkTraffic",
     "Measured",
     "MemoryUse",
     "ModelIdentity",
+    "NetworkRecord",
     "NodeCosts",
+    "NodeRecord",
     "PipelineRecord",
     "Pipelined",
     "PlanDocument",
+    "ReckonedMemory",
     "Span",
     "StateRecord",
     "TensorRecord",
@@ -60,6 +71,7 @@ __all__ = [
     "build_plan",
     "by_hand",
     "check",
+    "check_alike",
     "check_placement",
     "cost_graph_of",
     "equal_counts",
@@ -69,6 +81,7 @@ __all__ = [
     "objective_value",
     "owned_state",
     "peak_nbytes",
+    "pipeline_memory",
     "pipelined",
     "placement_of_stages",
     "state_placement",
