@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import click
 from rich.console import Group, RenderableType
@@ -24,6 +25,7 @@ from partitioner.cli.options import (
     read_cost_model,
     read_memory,
     read_targets,
+    replicas_option,
 )
 from partitioner.compiler import plan as make_plan
 from partitioner.distributed import whole_batch
@@ -69,6 +71,7 @@ from partitioner.spec import MODES, OBJECTIVES, Cluster, Constraint, Pin, parse_
 @click.option("--objective", type=click.Choice(OBJECTIVES), help="Default: latency.")
 @click.option("--memory", metavar="SIZE", help="Limit: '16GiB' or 'cuda:0=24GiB,cuda:1=16GiB'.")
 @pipeline_options
+@replicas_option
 @cost_model_option
 @click.option("--time-limit", type=float, callback=positive, metavar="SECONDS")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the solver.")
@@ -93,6 +96,7 @@ def plan(
     micro_batches: int | None,
     schedule: str | None,
     stages_per_rank: int | None,
+    replicas: int | Literal["auto"] | None,
     times: str | None,
     time_limit: float | None,
     seed: int,
@@ -132,6 +136,7 @@ def plan(
             time_limit=time_limit,
             seed=seed,
             progress=progress,
+            replicas=replicas or (len(pipeline.pipelines) if pipeline else 1),
             loss=loss_of_plan(old, loss, targets) if old else loss,
             targets=None if old else targets,
             start=old,
