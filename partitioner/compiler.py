@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import replace
+from typing import Any, Literal
 
 import msgspec
 import torch
@@ -25,7 +26,7 @@ from partitioner.capture import Captured, example_call
 from partitioner.distributed import first_micro_batch
 from partitioner.emit import PlacedModule, place
 from partitioner.errors import InfeasibleError
-from partitioner.options import Optimizer, Options, Progress, mode_of
+from partitioner.options import LossFunction, Optimizer, Options, Progress, Targets, mode_of
 from partitioner.outlook import outlook
 from partitioner.pipelined import pipeline_plan
 from partitioner.placement import build_plan
@@ -58,6 +59,9 @@ def plan(
     schedule: str = "1f1b",
     stages_per_rank: int = 1,
     start: Plan | None = None,
+    loss: LossFunction = None,
+    targets: Targets = None,
+    replicas: int | Literal["auto"] = 1,
 ) -> Plan:
     """Find the best placement of `model` on `devices`, from shapes alone.
 
@@ -82,6 +86,14 @@ def plan(
         schedule: of the pipeline: `"1f1b"`, `"gpipe"`, `"interleaved"` or `"zero-bubble"`.
         stages_per_rank: of the pipeline; more than 1 for `"interleaved"` and `"zero-bubble"`.
         start: a plan of the same model from whose placement the solver searches as well.
+        loss: that is trained with, so that its memory and time count: a name in
+            `torch.nn.functional` or `torch.nn` such as `"cross_entropy"`, a class, or a callable
+            `(output, *targets) -> scalar`. It is computed where the output is. `None` is the scalar
+            that the model itself returns, else the mean square of its outputs.
+        targets: an example of what the loss compares with, or several; only sizes and types
+            matter. `None` where they follow from the output, as for PyTorch's losses.
+        replicas: equal pipelines that train together, each on a batch of its own; `"auto"` takes
+            the number with which a batch takes the least time.
 
     Raises:
         CaptureError: the model cannot be recorded, or the inputs do not fit it.
@@ -104,6 +116,9 @@ def plan(
             micro_batches=micro_batches,
             schedule=schedule,
             stages_per_rank=stages_per_rank,
+            loss=loss,
+            targets=targets,
+            replicas=replicas,
             time_limit=time_limit,
             seed=seed,
             progress=progress,
@@ -131,6 +146,8 @@ def partition(
     schedule: str = "1f1b",
     stages_per_rank: int = 1,
     start: Plan | None = None,
+    loss: LossFunction = None,
+    targets: Targets = None,
 ) -> PlacedModule:
     """`plan` the model and place it: same signature, `state_dict`, outputs and gradients.
 
@@ -152,6 +169,8 @@ def partition(
             micro_batches=micro_batches,
             schedule=schedule,
             stages_per_rank=stages_per_rank,
+            loss=loss,
+            targets=targets,
             time_limit=time_limit,
             seed=seed,
             progress=progress,
@@ -174,6 +193,7 @@ def _compile(
         call = example_call(model, example_inputs, example_kwargs)
         if options.is_pipeline:
             call = first_micro_batch(*call, options.micro_batches)
+            options = _of_a_micro_batch(options)
             subject = priced(model, cluster, call, options)
             return pipeline_plan(subject), subject.captured
         subject = priced(model, cluster, call, options)
@@ -190,6 +210,7 @@ def _compile(
         objective=options.objective,
         mode=options.mode,
         optimizer=options.optimizer_name,
+        loss=options.loss_function,
         constraints=options.constraints,
         measured=found.measured,
         document_type=Plan,
@@ -208,3 +229,12 @@ def _outlook(subject: Priced, found: Rehearsed) -> tuple[str, ...]:
     except KeyboardInterrupt:
         subject.options.say("interrupted: the plan is found; what more would bring is not told")
         return (told,)
+
+
+def _of_a_micro_batch(options: Options) -> Options:
+    """The options with the targets of the first micro-batch."""
+    loss = options.loss_function
+    if loss.targets is None:
+        return options
+    targets, _ = first_micro_batch(loss.targets, {}, options.micro_batches)
+    return replace(options, loss=replace(loss, targets=targets))

@@ -13,13 +13,13 @@ from partitioner.cli.comparing import compare
 from partitioner.cli.group import INTERRUPTED, cli
 from partitioner.cli.machine import devices, measure
 from partitioner.cli.planning import plan
-from partitioner.cli.saved import draw, emit, show
+from partitioner.cli.saved import draw, emit, report, show
 from partitioner.cli.sweeping import sweep
 from partitioner.cli.verifying import verify
 
 __all__ = ["INTERRUPTED", "cli", "main"]
 
-for _command in (plan, sweep, show, draw, emit, verify, compare, measure, devices):
+for _command in (plan, sweep, show, draw, report, emit, verify, compare, measure, devices):
     cli.add_command(_command)
 
 

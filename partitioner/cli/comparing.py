@@ -19,19 +19,21 @@ from partitioner.cli.options import (
     cost_model_option,
     devices_option,
     given_call,
+    loss_options,
     mode_option,
     model_options,
     objective_option,
     optimizer_option,
     read_cost_model,
     read_memory,
+    read_targets,
 )
 from partitioner.compare import Candidate, state_devices
 from partitioner.compare import compare as compare_placements
 from partitioner.device_maps import DeviceMap, accelerate_map
 from partitioner.errors import SpecError
 from partitioner.loading import load_model, load_object
-from partitioner.options import Options, mode_of
+from partitioner.options import Options, loss_of_plan, mode_of
 from partitioner.plan import Plan
 from partitioner.report import comparison_renderable, difference_renderable
 from partitioner.spec import Cluster, parse_nbytes
@@ -45,6 +47,7 @@ from partitioner.spec import Cluster, parse_nbytes
 @devices_option(help="Default: those of the first plan.")
 @mode_option("that of the first plan")
 @optimizer_option("that of the first plan")
+@loss_options
 @objective_option("that of the first plan")
 @click.option(
     "--max-memory",
@@ -62,6 +65,8 @@ def compare(
     devices: str | None,
     mode: str | None,
     optimizer: str | None,
+    loss: str | None,
+    target_texts: tuple[str, ...],
     objective: str | None,
     max_memory: str | None,
     times: str | None,
@@ -105,11 +110,14 @@ def compare(
     args, kwargs = given_call(input_texts, inputs) or (None, None)
     if first is not None and args is None:
         args, kwargs = example_of(first.inputs)
+    targets = read_targets(target_texts)
     with steps() as progress:
         options = Options(
             mode=mode_of(original, mode or (first.mode if first else None)),
             objective=objective or (first.objective if first else "latency"),
             optimizer=optimizer or (first.optimizer if first else None),
+            loss=loss_of_plan(first, loss, targets) if first else loss,
+            targets=None if first else targets,
             cost_model=cost_model,
             progress=progress,
         )

@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import click
+import torch
 from click.shell_completion import CompletionItem
 from torch import nn
 
@@ -163,6 +164,50 @@ def given_call(input_texts: tuple[str, ...], inputs: str | None) -> Call | None:
     if inputs:
         return load_inputs(inputs)
     return parse_inputs(input_texts) if input_texts else None
+
+
+def loss_options(command: Command) -> Command:
+    """The options that give the loss of a training step."""
+    command = click.option(
+        "--target",
+        "target_texts",
+        multiple=True,
+        metavar="TYPE[SIZES]",
+        help="What the loss compares with, such as 'i64[64]', where the output does not tell.",
+    )(command)
+    return click.option(
+        "--loss",
+        metavar="NAME",
+        help="Counts in training: cross_entropy, mse_loss, ..., or MODULE:NAME of a function.",
+    )(command)
+
+
+def read_targets(texts: tuple[str, ...]) -> tuple[torch.Tensor, ...] | None:
+    """The examples that `--target` tells the sizes of."""
+    args, kwargs = parse_inputs(texts)
+    if kwargs:
+        raise SpecError(f"--target takes a type and sizes, not a name ('{next(iter(kwargs))}')")
+    return args or None
+
+
+def replicas_option(command: Command) -> Command:
+    """The option that asks for several equal pipelines; `None` where it is not given."""
+
+    def read(
+        ctx: click.Context, param: click.Parameter, value: str | None
+    ) -> int | Literal["auto"] | None:
+        if value is None or value == "auto":
+            return "auto" if value else None
+        if not value.isdecimal() or int(value) < 1:
+            raise click.BadParameter(f"'{value}' is neither a number of at least 1 nor 'auto'")
+        return int(value)
+
+    return click.option(
+        "--replicas",
+        callback=read,
+        metavar="NUMBER|auto",
+        help="Equal pipelines that train together, each on a batch of its own. Default: 1.",
+    )(command)
 
 
 def cost_model_option(command: Command) -> Command:

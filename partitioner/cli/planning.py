@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import click
 from rich.console import Group, RenderableType
@@ -19,6 +20,7 @@ from partitioner.cli.options import (
     cost_model_option,
     devices_option,
     given_call,
+    loss_options,
     mode_option,
     model_options,
     objective_option,
@@ -28,10 +30,13 @@ from partitioner.cli.options import (
     positive,
     read_cost_model,
     read_memory,
+    read_targets,
+    replicas_option,
 )
 from partitioner.compiler import plan as make_plan
 from partitioner.distributed import whole_batch
 from partitioner.loading import Call, load_model
+from partitioner.options import loss_of_plan
 from partitioner.plan import Plan
 from partitioner.report import as_text, difference_renderable, plan_renderable
 from partitioner.spec import Cluster, Constraint, Pin, parse_constraint
@@ -67,9 +72,11 @@ from partitioner.spec import Cluster, Constraint, Pin, parse_constraint
 @call_options
 @mode_option("as the model is")
 @optimizer_option("none")
+@loss_options
 @objective_option("latency")
 @click.option("--memory", metavar="SIZE", help="Limit: '16GiB' or 'cuda:0=24GiB,cuda:1=16GiB'.")
 @pipeline_options
+@replicas_option
 @cost_model_option
 @click.option("--time-limit", type=float, callback=positive, metavar="SECONDS")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the solver.")
@@ -87,11 +94,14 @@ def plan(
     checkpoints: tuple[str, ...],
     mode: str | None,
     optimizer: str | None,
+    loss: str | None,
+    target_texts: tuple[str, ...],
     objective: str | None,
     memory: str | None,
     micro_batches: int | None,
     schedule: str | None,
     stages_per_rank: int | None,
+    replicas: int | Literal["auto"] | None,
     times: str | None,
     time_limit: float | None,
     seed: int,
@@ -118,6 +128,7 @@ def plan(
     call = given_call(input_texts, inputs) or (None if old is None else planned_call(old))
     args, kwargs = call or (None, None)
     pipeline = None if old is None else old.pipeline
+    targets = read_targets(target_texts)
     with steps() as progress:
         progress("loading the model")
         found = make_plan(
@@ -136,6 +147,9 @@ def plan(
             time_limit=time_limit,
             seed=seed,
             progress=progress,
+            replicas=replicas or (len(pipeline.pipelines) if pipeline else 1),
+            loss=loss_of_plan(old, loss, targets) if old else loss,
+            targets=None if old else targets,
             start=old,
         )
     if output is not None:

@@ -1,4 +1,4 @@
-"""Commands that read a saved plan: `show`, `draw` and `emit`."""
+"""Commands that read a saved plan: `show`, `draw`, `report` and `emit`."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from rich.console import RenderableType
 
 from partitioner.cli.group import Talking
 from partitioner.cli.options import (
+    OneOf,
     output_option,
     plan_argument,
 )
 from partitioner.distributed import training_script
 from partitioner.errors import SpecError
 from partitioner.plan import Plan
-from partitioner.report import check_suffix, plan_renderable, write_whole
+from partitioner.report import DRAWINGS, plan_renderable, renderer, write_whole
 
 
 @click.command(cls=Talking)
@@ -34,14 +35,41 @@ def show(plan_file: str, explain: bool) -> str | RenderableType:
 
 @click.command(cls=Talking)
 @plan_argument
-@output_option(check_suffix, required=True)
-def draw(plan_file: str, output: str) -> None:
-    """Draw a saved plan into a .svg, .png, .dot or .html file.
+@click.option(
+    "--what",
+    type=OneOf(tuple(DRAWINGS)),
+    help="Default: the page for .html, the timeline for .json, else the graph.",
+)
+@output_option(required=True)
+def draw(plan_file: str, what: str | None, output: str) -> None:
+    """Draw a saved plan into a file, by its suffix.
+
+    \b
+    graph      .svg .png .pdf .dot .graphml, .json for Model Explorer
+    timeline   .svg .png .pdf, .json for Perfetto and chrome://tracing
+    memory     .svg .png .pdf, of each device in the course of a step
+    overlay    .json, devices as Model Explorer's node data; overlay-time: seconds
+    page       .html, all of it, to look into
 
     \b
     partitioner draw plan.json -o plan.svg
+    partitioner draw plan.json --what timeline -o timeline.pdf
     """
-    Plan.load(plan_file).draw(output)
+    renderer(output, what)
+    Plan.load(plan_file).draw(output, what)
+
+
+@click.command(cls=Talking)
+@plan_argument
+@output_option(required=True)
+def report(plan_file: str, output: str) -> None:
+    """Write a saved plan as one page, to look into it in a browser: a .html file.
+
+    \b
+    partitioner report plan.json -o report.html
+    """
+    renderer(output, "page")
+    Plan.load(plan_file).draw(output, "page")
 
 
 @click.command(cls=Talking)
@@ -57,13 +85,11 @@ def draw(plan_file: str, output: str) -> None:
 @click.option(
     "--replicas",
     type=click.IntRange(min=1),
-    default=1,
-    show_default=True,
-    help="For 'pipeline': copies that train together.",
+    help="For 'pipeline': copies that train together. Default: as planned.",
 )
 @output_option()
 def emit(
-    plan_file: str, target: str, model: str | None, replicas: int, output: str | None
+    plan_file: str, target: str, model: str | None, replicas: int | None, output: str | None
 ) -> str | None:
     """Write a saved plan as readable Python.
 
@@ -78,8 +104,9 @@ def emit(
                 "--target pipeline needs a plan that trains several micro-batches (see 'plan "
                 "--micro-batches') and --model MODULE:NAME"
             )
+        copies = replicas or len(found.pipeline.pipelines)
         source = training_script(
-            found.pipeline, found.inputs, Path(plan_file).resolve(), model, replicas
+            found.pipeline, found.inputs, Path(plan_file).resolve(), model, copies
         )
     else:
         source = found.source()

@@ -10,8 +10,10 @@ from partitioner.cli.options import (
     adapted,
     call_options,
     given_call,
+    loss_options,
     model_options,
     plan_argument,
+    read_targets,
 )
 from partitioner.cli.planning import planned_call
 from partitioner.errors import SolverError
@@ -27,6 +29,7 @@ from partitioner.verify import verify as verify_plan
 @plan_argument
 @model_options
 @call_options
+@loss_options
 @click.option("--seed", type=int, default=0, show_default=True, help="Of weights and inputs.")
 def verify(
     model: str,
@@ -35,6 +38,8 @@ def verify(
     inputs: str | None,
     dtype: str | None,
     checkpoints: tuple[str, ...],
+    loss: str | None,
+    target_texts: tuple[str, ...],
     seed: int,
 ) -> str:
     """Run MODEL and its placement by PLAN side by side.
@@ -51,7 +56,9 @@ def verify(
     args, kwargs = with_values(call, original, seed)
     with steps() as progress:
         progress("running both")
-        report = verify_plan(original, found, args, kwargs, seed=seed)
+        report = verify_plan(
+            original, found, args, kwargs, loss=loss, targets=read_targets(target_texts), seed=seed
+        )
     text = _report(report)
     if not report.passed:
         raise VerificationFailed(text)

@@ -21,11 +21,12 @@ from partitioner.emit.moves import insert_moves
 from partitioner.emit.placed import PlacedModule, place
 from partitioner.emit.source import source, source_of
 from partitioner.emit.split_points import split_points
-from partitioner.emit.stages import StageModule, make_stage
+from partitioner.emit.stages import Readers, StageModule, make_stage
 
 __all__ = [
     "PlacedGraph",
     "PlacedModule",
+    "Readers",
     "StageModule",
     "check_placement",
     "device_map",

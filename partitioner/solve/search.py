@@ -18,6 +18,7 @@ from math import inf
 from partitioner.errors import SolverError, TimeLimitError
 from partitioner.solve.bounds import lower_bound
 from partitioner.solve.contract import contract
+from partitioner.solve.dominated import without_dominated
 from partitioner.solve.effort import Effort
 from partitioner.solve.evaluate import count
 from partitioner.solve.followers import follow
@@ -135,7 +136,7 @@ class _Search:
         self.patient = self.deadline is not None and self.coarse is None
         self.seed = seed
         self.say = say
-        self.problem, self.contraction = contract(problem)
+        self.problem, self.contraction = without_dominated(*contract(problem))
         self.tables = Tables(self.problem)
         self.best: list[int] | None = None
         self.value = inf
