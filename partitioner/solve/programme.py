@@ -122,6 +122,7 @@ class Limits:
         deadline: in `time.monotonic()` seconds, or `None`.
         effort: how often the solver may come up for air; the same for the same problem on any
             machine, unlike seconds. `None` is without limit.
+        until: in `time.monotonic()` seconds: it may go on for so long when its effort is spent.
         seed: of the solver's own randomness.
         known: a value that some assignment reaches, `inf` if unknown.
         floor: a value that none is below.
@@ -130,10 +131,15 @@ class Limits:
 
     deadline: float | None = None
     effort: int | None = None
+    until: float | None = None
     seed: int = 0
     known: float = inf
     floor: float = 0.0
     moved_nbytes: int | None = None
+
+    def may_go_on(self) -> bool:
+        """Whether there is time beyond the effort."""
+        return self.until is not None and time.monotonic() < self.until
 
 
 class Interrupted(Exception):
@@ -274,7 +280,7 @@ class Programme:
         effort = self.limits.effort
         while True:
             left = None if deadline is None else max(0.05, deadline - time.monotonic())
-            raw, interrupted, spent = _run(self, start, left, effort)
+            raw, interrupted, breaths = _run(self, start, left, effort)
             placed = raw.placed
             broken = self._broken_points(placed) if placed is not None else []
             if interrupted:
@@ -283,9 +289,10 @@ class Programme:
             if not broken:
                 return raw
             add_memory(self, broken)
-            effort = None if effort is None else effort - spent
+            effort = None if effort is None else effort - breaths
             out_of_time = deadline is not None and time.monotonic() >= deadline
-            if not raw.complete or out_of_time or (effort is not None and effort <= 0):
+            spent = effort is not None and effort <= 0 and not self.limits.may_go_on()
+            if not raw.complete or out_of_time or spent:
                 return Answer(None, raw.bound, False, raw.solver)
 
     def _broken_points(self, placed: Sequence[int]) -> list[int]:
@@ -913,7 +920,8 @@ def _run_highs(
     def breathe(kind: Any, message: str, output: Any, control: Any, data: Any) -> None:
         nonlocal breaths
         breaths += 1
-        if interrupt.is_set() or (effort is not None and breaths > effort):
+        spent = effort is not None and breaths > effort
+        if interrupt.is_set() or (spent and not programme.limits.may_go_on()):
             control.user_interrupt = True
 
     with _interrupt_flag() as interrupt:
