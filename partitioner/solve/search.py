@@ -74,6 +74,8 @@ MOST_LABELS = 20_000
 """Labels at a time, at most."""
 SMALL = 4_000
 """Ties are settled by an integer programme as well if it has at most so many entries."""
+TINY = 32
+"""Or if there are at most so many places, devices for each group: lanes take many entries."""
 
 Progress = Callable[[str], None]
 
@@ -385,7 +387,9 @@ class _Search:
         descend(state, Effort(TIE_UNITS, self.deadline), by_ties)
         self._settle(state.placed)
         late = self.deadline is not None and time.monotonic() >= self.deadline
-        if programme_entries(self.tables) > SMALL or not self.proven() or late:
+        places = len(self.tables.groups) * len(self.problem.devices)
+        small = places <= TINY or programme_entries(self.tables) <= SMALL
+        if not small or not self.proven() or late:
             return
         for aim in (Aim.MOVED, Aim.MOVES):
             recount = count(self.problem, self.best)
