@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any, Self
 
 import msgspec
+import networkx as nx
 import torch
 from torch import Tensor, nn
 from torch.distributed import ProcessGroup
+from torch.distributed.pipelining import SplitPoint
 
 from partitioner.capture import (
     Captured,
@@ -25,11 +27,21 @@ from partitioner.capture import (
 )
 from partitioner.checkpoint import Checkpoint, match, open_checkpoint
 from partitioner.distributed import LocalPipeline, PipelineLayout, RankPipeline
-from partitioner.emit import PlacedModule, device_map, place, source
+from partitioner.emit import PlacedModule, device_map, place, source, split_points
 from partitioner.errors import PlanError
 from partitioner.graph import StagePart, split_stages
 from partitioner.placement import PipelineRecord, PlanDocument
-from partitioner.report import draw, explain, html, plan_table, svg, write_whole
+from partitioner.report import (
+    Difference,
+    difference,
+    draw,
+    explain,
+    html,
+    network,
+    plan_table,
+    svg,
+    write_whole,
+)
 from partitioner.virtual import suspended
 
 SMALL_NBYTES = 64 * 1024
@@ -98,9 +110,24 @@ class Plan(PlanDocument, frozen=True):
         """
         return source(self, self.detours)
 
-    def draw(self, path: str | os.PathLike[str]) -> None:
-        """Draw the partition graph; `.svg`, `.png`, `.dot` or `.html` by suffix."""
-        draw(self, path)
+    def draw(self, path: str | os.PathLike[str], what: str | None = None) -> None:
+        """Draw the plan, by the file's suffix.
+
+        Args:
+            path: `.svg`, `.png`, `.pdf`, `.dot` or `.graphml` for the graph, `.html` for a page
+                with all of it, `.json` for a trace that Perfetto opens.
+            what: `"graph"`, `"timeline"`, `"memory"`, `"page"`, or `"overlay"` and
+                `"overlay-time"` for Model Explorer; `None` is the usual one for the suffix.
+
+        Raises:
+            SpecError: there is no such drawing with that suffix, or the plan is of an older
+                version and lacks what is drawn.
+        """
+        draw(self, path, what)
+
+    def graph(self) -> nx.DiGraph[str]:
+        """The planned graph: devices, seconds and bytes as attributes of nodes and edges."""
+        return network(self)
 
     def device_map(self) -> dict[str, str]:
         """The placement in Hugging Face accelerate's form.
@@ -109,6 +136,15 @@ class Plan(PlanDocument, frozen=True):
             PlanError: a module is split inside, which that form cannot say; the message names it.
         """
         return device_map(self)
+
+    def split_points(self) -> dict[str, SplitPoint]:
+        """The stages as the `split_spec` of `torch.distributed.pipelining.pipeline`.
+
+        Raises:
+            PlanError: the plan is for no pipeline, or a stage begins inside a module; the message
+                names it.
+        """
+        return split_points(self.program, self._pipeline().stages)
 
     def stages(self) -> tuple[StagePart, ...]:
         """The stages of a pipeline's plan: their nodes, inputs, wires and parameters.
@@ -188,6 +224,10 @@ class Plan(PlanDocument, frozen=True):
         return RankPipeline(
             model, layout, device, loss_fn, group, replicas, identity=identity, data=data
         )
+
+    def changes_from(self, old: Plan) -> Difference:
+        """What moved since `old`, a plan of the same model or of a similar one, and its price."""
+        return difference(old, self)
 
     def explain(self) -> str:
         """Why the plan is like this, in a screenful."""

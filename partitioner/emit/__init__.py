@@ -20,6 +20,7 @@ from partitioner.emit.modes import placement_of_state
 from partitioner.emit.moves import insert_moves
 from partitioner.emit.placed import PlacedModule, place
 from partitioner.emit.source import source, source_of
+from partitioner.emit.split_points import split_points
 from partitioner.emit.stages import Readers, StageModule, make_stage
 
 __all__ = [
@@ -38,4 +39,5 @@ __all__ = [
     "placement_of_state",
     "source",
     "source_of",
+    "split_points",
 ]
