@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint browser golden clean
+.PHONY: demo test fuzz lint browser golden clean
 
 $(VENV)/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -31,6 +31,10 @@ browser:
 	echo "NO BROWSER could be installed: the tests of the report's page will be skipped"
 
 test: lint browser
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --hypothesis-profile=ci
+
+# The same tests on other random problems each time; `make test` draws the same ones.
+fuzz: $(VENV)/ready
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
 
 golden: $(VENV)/ready

@@ -18,11 +18,13 @@ from partitioner.placement.check import disagreements
 from partitioner.placement.parts import (
     Certificate,
     ClusterRecord,
+    LossRecord,
     MemoryCurve,
     MemoryUse,
     ModelIdentity,
     NodeCosts,
     PipelineRecord,
+    Rehearsal,
     Seconds,
     Transfer,
 )
@@ -50,6 +52,7 @@ class PlanDocument(
         objective: `"latency"`, `"throughput"` or `"memory"`.
         mode: `"train"` or `"inference"`.
         optimizer: name, where one was given.
+        loss: where one was given; else the model's own scalar, or the mean square of its outputs.
         devices: names, in the cluster's order.
         placement: device name by node name, in execution order; every node but `output`.
         parameters: device name by parameter or buffer name, tied names included.
@@ -72,6 +75,9 @@ class PlanDocument(
             may be too few.
         memory_curves: by device name, how full it is in the course of a step; older plans have
             none.
+        rehearsal: what the promised memory was measured with: `"sizes"` alone; where the model
+            decides by its data, the example's `"values"`, or both `"stand-ins"` for each where
+            there were none; `"none"` where nothing was measured, and memory is predicted.
     """
 
     schema: int = SCHEMA
@@ -92,10 +98,12 @@ class PlanDocument(
     inputs: Inputs
     program: Program
     costs: Mapping[str, NodeCosts]
+    loss: LossRecord | None = None
     pipeline: PipelineRecord | None = None
     outlook: tuple[str, ...] = ()
     unpriced: tuple[str, ...] = ()
     memory_curves: Mapping[str, MemoryCurve] = {}
+    rehearsal: Rehearsal = "sizes"
 
     def to_json(self) -> str:
         """The document as canonical JSON; equal plans give equal text."""
@@ -103,12 +111,11 @@ class PlanDocument(
             self, certificate=msgspec.structs.replace(self.certificate, seconds=None)
         )
         content = msgspec.to_builtins(timeless)
-        if self.pipeline is None:
-            del content["pipeline"]
-        if not self.unpriced:
-            del content["unpriced"]
-        if not self.memory_curves:
-            del content["memory_curves"]
+        for key in ("loss", "memory_curves", "pipeline", "unpriced"):
+            if not content[key]:
+                del content[key]
+        if self.rehearsal == "sizes":
+            del content["rehearsal"]
         return _layout(content) + "\n"
 
     @classmethod
@@ -132,6 +139,7 @@ class PlanDocument(
         return Cluster(
             devices=tuple(Device(d.name, memory=d.memory) for d in self.cluster.devices),
             links=self.cluster.declared_links(),
+            network=self.cluster.declared_network(),
         )
 
     @property

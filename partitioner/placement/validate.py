@@ -7,6 +7,8 @@ from itertools import islice
 from math import isclose, isfinite
 from typing import TYPE_CHECKING
 
+import torch
+
 from partitioner.errors import SpecError
 from partitioner.spec import MODES, OBJECTIVES, device_name, hint, parse_constraint
 
@@ -22,6 +24,7 @@ RELATIVE_TOLERANCE = 1e-6
 def faults(document: PlanDocument) -> Iterator[str]:
     """The contradictions in a document, each beginning with the key where it is."""
     yield from _words(document)
+    yield from _loss(document)
     yield from _devices(document)
     yield from _placement(document)
     yield from _parameters(document)
@@ -46,6 +49,12 @@ def _words(document: PlanDocument) -> Iterator[str]:
     ):
         if word not in known:
             yield f"{key}: there is no {word!r}; {hint(word, known)}"
+
+
+def _loss(document: PlanDocument) -> Iterator[str]:
+    for target in () if document.loss is None else document.loss.targets or ():
+        if not isinstance(getattr(torch, target.dtype, None), torch.dtype):
+            yield f"loss.targets: there is no type {target.dtype!r}"
 
 
 def _devices(document: PlanDocument) -> Iterator[str]:

@@ -193,10 +193,12 @@ def _constraints(document: PlanDocument) -> str:
 def _cluster(document: PlanDocument) -> str:
     devices = [_device_row(record, document) for record in document.cluster.devices]
     links = [_link_row(record) for record in document.cluster.links]
-    of_devices = ("device", "kind", "memory", "FLOP/s", "memory bandwidth")
-    of_links = ("link", "bandwidth", "latency", "remarks")
-    found = _table("Devices as they were declared", of_devices, devices, text=2)
-    return found + (_table("Links as they were declared", of_links, links, text=1) if links else "")
+    heads = ("device", "kind", "memory", "FLOP/s", "memory bandwidth")
+    found = _table("Devices as they were declared", heads, devices, text=2)
+    if links:
+        link_heads = ("link", "bandwidth", "latency", "remarks")
+        found += _table("Links as they were declared", link_heads, links, text=1)
+    return found
 
 
 def _device_row(record: DeviceRecord, document: PlanDocument) -> Sequence[Cell]:
