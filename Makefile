@@ -21,14 +21,16 @@ lint: $(VENV)/ready
 
 # The report's page is tested in a browser: Debian's, where it can be installed.
 browser:
-	@command -v chromium chromium-browser google-chrome >/dev/null || \
+	@for name in chromium chromium-browser google-chrome; do \
+		command -v $$name >/dev/null && exit 0; \
+	done; \
 	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 		apt-get update -qq >/dev/null && \
 		DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium \
-			>/dev/null || true; \
+			>/dev/null; \
 	fi; \
-	command -v chromium chromium-browser google-chrome >/dev/null || \
-	echo "NO BROWSER could be installed: the tests of the report's page will be skipped"
+	command -v chromium >/dev/null || \
+	echo "NO BROWSER could be installed: the test of the report's page will be skipped"
 
 test: lint browser
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --hypothesis-profile=ci
