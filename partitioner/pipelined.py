@@ -15,6 +15,7 @@ division that lacks least has the last word.
 from __future__ import annotations
 
 import contextlib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -134,7 +135,9 @@ def pipeline_plan(subject: Priced) -> Plan:
         )
     asked = _Asked(subject, demands, units, tuple(n.name for n in output.all_input_nodes))
     found, tried = _best(asked, shapes(cluster, options, demands))
-    sentences = [*tried] if options.replicas == "auto" else []
+    sentences = []
+    if options.replicas == "auto":
+        sentences.append(f"Numbers of pipelines that were weighed: {'; '.join(tried)}.")
     if found.reckoned:
         sentences.append(
             "Memory was reckoned from the tensors of one micro-batch and the schedule: the "
@@ -207,25 +210,25 @@ def _divided(cluster: Cluster, replicas: int) -> Shape:
 
 
 def _best(asked: _Asked, choice: Sequence[Shape]) -> tuple[_Found, list[str]]:
-    """The shape that takes the least time for a batch, and a sentence on each."""
+    """The shape that takes the least time for a batch, and in a few words, what each would."""
     best: _Found | None = None
     lacking: InfeasibleError | None = None
     sentences = []
     for shape in choice:
         problem, line = asked.problem(shape[0])
         least = lower_bound(problem) / len(shape)
-        what = f"{len(shape)} pipeline{'s' * (len(shape) > 1)} of {len(shape[0])}"
+        what = f"{len(shape)} of {len(shape[0])} devices"
         if best is not None and least >= best.seconds_per_batch:
-            sentences.append(f"{what} would take at least {format_seconds(least)} for a batch.")
+            sentences.append(f"{what}: at least {format_seconds(least)} for a batch")
             continue
         try:
-            found = _fitted(asked, problem, line, shape, whole=len(choice) > 1)
+            found = _fitted(asked, problem, line, shape)
         except InfeasibleError as error:
             lacking = error
-            sentences.append(f"{what} would not fit.")
+            sentences.append(f"{what}: nothing fits")
             continue
         each = format_seconds(found.seconds_per_batch)
-        sentences.append(f"{what} take {each} for a batch.")
+        sentences.append(f"{what}: {each} for a batch")
         if best is None or found.seconds_per_batch < best.seconds_per_batch * (1 - 1e-12):
             best = found
     if best is None:
@@ -234,7 +237,7 @@ def _best(asked: _Asked, choice: Sequence[Shape]) -> tuple[_Found, list[str]]:
     return best, sentences
 
 
-def _fitted(asked: _Asked, problem: StageProblem, line: Lines, shape: Shape, whole: bool) -> _Found:
+def _fitted(asked: _Asked, problem: StageProblem, line: Lines, shape: Shape) -> _Found:
     """The best stages of one shape that fit by the rehearsal.
 
     Raises:
@@ -245,9 +248,10 @@ def _fitted(asked: _Asked, problem: StageProblem, line: Lines, shape: Shape, who
     limits = problem.capacity_nbytes
     bound = lower_bound(problem)
     excess: Sequence[int] = ()
+    seen: Counter[tuple[int, ...]] = Counter()
     for _ in range(REHEARSALS):
         options.say(f"dividing the model into stages on {len(names)} devices")
-        solution = solve_stages(problem, whole=whole)
+        solution = solve_stages(problem)
         if not solution.cuts:
             raise InfeasibleError(
                 "no pipeline keeps all constraints: values pass from each stage to the next one "
@@ -285,14 +289,21 @@ def _fitted(asked: _Asked, problem: StageProblem, line: Lines, shape: Shape, who
             return _Found(record, memory, rehearsed is None, bound, counted.step_seconds)
         if isinstance(solution, Shortfall):
             break
+        again = seen[solution.cuts]
+        seen[solution.cuts] += 1
         problem = replace(
             problem,
             capacity_nbytes=tuple(
-                None if capacity is None else capacity - more
+                None if capacity is None else capacity - _tighter(more, again)
                 for capacity, more in zip(problem.capacity_nbytes, excess, strict=True)
             ),
         )
     raise _infeasible(names, excess)
+
+
+def _tighter(excess: int, again: int) -> int:
+    """By how much a limit is lowered: more each time that the same stages come back."""
+    return excess if not again or not excess else max(excess, rounded(1)) << again
 
 
 def _reckoned(subject: Priced, layout: PipelineLayout, ranks: Sequence[str]) -> dict[str, Measured]:
