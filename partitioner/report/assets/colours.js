@@ -20,7 +20,7 @@ function colours(item) {
   if (!parts.length) return { fills: [[NEUTRAL, 1]], line: "#555555", ink: INK };
   const total = parts.reduce((sum, [, part]) => sum + part.nodes, 0), first = devices[parts[0][0]];
   return {
-    fills: parts.map(([device, part]) => [devices[device].fill, part.nodes / total]), ink: INK,
+    fills: parts.map(([device, part]) => [devices[device].fill, part.nodes / total, devices[device].full]), ink: INK,
     line: parts.length > 1 ? "#555555" : first.line, again: parts.length > 1 ? 0 : first.again,
   };
 }

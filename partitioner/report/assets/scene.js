@@ -133,8 +133,8 @@ function drawEdges(ctx, edges, zoom) {
 function drawBox(ctx, box, zoom, near) {
   const { item, x, y, width, height } = box, shade = box.shade;
   let left = x;
-  for (const [fill, share] of shade.fills) {
-    ctx.fillStyle = fill;
+  for (const [fill, share, full] of shade.fills) {
+    ctx.fillStyle = height * zoom < 5 && full ? full : fill; // what is tiny in its strongest colour
     ctx.fillRect(left, y, width * share + 0.01, height);
     left += width * share;
   }
