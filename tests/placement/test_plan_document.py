@@ -290,7 +290,10 @@ BAD_DOCUMENTS: list[tuple[Change, str]] = [
     (_set("cluster/links/0/via", "cpu"), "nothing crosses it directly"),
     (_set("cluster/links/0/shared", "switch"), "$.cluster.links[0].shared"),
     (_drop("model/class"), "`class`"),
-    (_set("memory_curves/cuda:0/seconds", [0.0, 1.0]), "not one number of bytes for each of its times"),
+    (
+        _set("memory_curves/cuda:0/seconds", [0.0, 1.0]),
+        "not one number of bytes for each of its times",
+    ),
     (_set("memory_curves/cuda:0/seconds/0", -1.0), "$.memory_curves[...].seconds[0]"),
     (_set("memory_curves/cuda:0/parameters/0", -1), "$.memory_curves[...].parameters[0]"),
     (_drop("memory_curves/cuda:0/at_peak"), "`at_peak`"),

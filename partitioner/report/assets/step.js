@@ -3,7 +3,7 @@
 const charts = [];
 const axis = () => ({ stroke: () => css("--soft"), grid: { stroke: () => css("--line"), width: 1 }, ticks: { stroke: () => css("--line") }, font: "12px system-ui, sans-serif" });
 const timeAxis = () => ({ ...axis(), values: (_, splits) => splits.map((value) => (value === 0 ? "0" : seconds(value))), space: 70 });
-const END = Math.max(plan.stepSeconds, ...plan.work.map((item) => item[4])) || 1e-9, PAST = plan.training ? 1.02 : 1;
+const END = plan.work.reduce((end, item) => Math.max(end, item[4]), plan.stepSeconds) || 1e-9, PAST = plan.training ? 1.02 : 1;
 const sync = uPlot.sync("step");
 let zooming = false;
 
