@@ -370,6 +370,12 @@ def cli(debug: bool) -> None:
     show_default=True,
     help="Of the pipeline.",
 )
+@click.option(
+    "--cache-tokens",
+    type=int,
+    metavar="N",
+    help="For generate, in inference: memory for a key-value cache of N tokens.",
+)
 @_cost_model_option
 @click.option("--time-limit", type=float, callback=_positive, metavar="SECONDS")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the solver.")
@@ -390,6 +396,7 @@ def plan(
     micro_batches: int,
     schedule: str,
     stages_per_rank: int,
+    cache_tokens: int | None,
     times: str | None,
     time_limit: float | None,
     seed: int,
@@ -419,6 +426,7 @@ def plan(
             micro_batches=micro_batches,
             schedule=schedule,
             stages_per_rank=stages_per_rank,
+            cache_tokens=cache_tokens,
             time_limit=time_limit,
             seed=seed,
             progress=progress,

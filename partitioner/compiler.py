@@ -25,6 +25,7 @@ from partitioner.capture import Captured, example_call
 from partitioner.distributed import first_micro_batch
 from partitioner.emit import PlacedModule, place
 from partitioner.errors import InfeasibleError
+from partitioner.generation import generating_call
 from partitioner.options import Optimizer, Options, Progress, mode_of
 from partitioner.outlook import outlook
 from partitioner.pipelined import pipeline_plan
@@ -57,6 +58,7 @@ def plan(
     progress: Progress | None = None,
     schedule: str = "1f1b",
     stages_per_rank: int = 1,
+    cache_tokens: int | None = None,
 ) -> Plan:
     """Find the best placement of `model` on `devices`, from shapes alone.
 
@@ -80,6 +82,8 @@ def plan(
         progress: called with a line of text at each step.
         schedule: of the pipeline: `"1f1b"`, `"gpipe"`, `"interleaved"` or `"zero-bubble"`.
         stages_per_rank: of the pipeline; more than 1 for `"interleaved"` and `"zero-bubble"`.
+        cache_tokens: of a Hugging Face decoder in inference, how many tokens (prompt and answer)
+            the key-value cache of `generate` holds at most; its bytes are in the promise then.
 
     Raises:
         CaptureError: the model cannot be recorded, or the inputs do not fit it.
@@ -102,6 +106,7 @@ def plan(
             micro_batches=micro_batches,
             schedule=schedule,
             stages_per_rank=stages_per_rank,
+            cache_tokens=cache_tokens,
             time_limit=time_limit,
             seed=seed,
             progress=progress,
@@ -127,6 +132,7 @@ def partition(
     progress: Progress | None = None,
     schedule: str = "1f1b",
     stages_per_rank: int = 1,
+    cache_tokens: int | None = None,
 ) -> PlacedModule:
     """`plan` the model and place it: same signature, `state_dict`, outputs and gradients.
 
@@ -148,6 +154,7 @@ def partition(
             micro_batches=micro_batches,
             schedule=schedule,
             stages_per_rank=stages_per_rank,
+            cache_tokens=cache_tokens,
             time_limit=time_limit,
             seed=seed,
             progress=progress,
@@ -167,6 +174,8 @@ def _compile(
     cluster = Cluster.of(devices, memory)
     with suspended():
         call = example_call(model, example_inputs, example_kwargs)
+        if options.cache_tokens is not None:
+            call = generating_call(model, call)
         if options.is_pipeline:
             call = first_micro_batch(*call, options.micro_batches)
             subject = priced(model, cluster, call, options)
@@ -190,4 +199,6 @@ def _compile(
         measured=found.measured,
         document_type=Plan,
     )
-    return msgspec.structs.replace(the_plan, outlook=sentences), subject.captured
+    return msgspec.structs.replace(
+        the_plan, outlook=sentences, cache_tokens=options.cache_tokens
+    ), subject.captured

@@ -89,10 +89,10 @@ def dry_run(
                 found.append(run)
         if not answering.given:
             break
-    return {name: _largest([run[name] for run in found]) for name in found[0]} if found else None
+    return {name: largest([run[name] for run in found]) for name in found[0]} if found else None
 
 
-def _largest(found: Sequence[MeasuredMemory]) -> MeasuredMemory:
+def largest(found: Sequence[MeasuredMemory]) -> MeasuredMemory:
     """Each figure at its largest."""
     return MeasuredMemory(*map(max, zip(*map(astuple, found), strict=True)))
 

@@ -9,7 +9,8 @@ from typing import Any
 from torch import nn
 
 from partitioner.capture import Captured, capture
-from partitioner.dry_run import MeasuredMemory, dry_run
+from partitioner.dry_run import MeasuredMemory, dry_run, largest
+from partitioner.generation import rehearsed_generation, with_cache
 from partitioner.graph import CostGraph, annotate
 from partitioner.options import Options
 from partitioner.solve import Problem, formulate
@@ -45,13 +46,13 @@ class Priced:
 
     def rehearsed(self, placement: Mapping[str, str]) -> dict[str, MeasuredMemory] | None:
         """The bytes that each device holds under `placement`; `None` where nothing can tell."""
-        return dry_run(
-            self.model,
-            self.captured,
-            placement,
-            self.cluster,
-            make_optimizer=self.options.make_optimizer,
-        )
+        model, captured, cluster = self.model, self.captured, self.cluster
+        make_optimizer, tokens = self.options.make_optimizer, self.options.cache_tokens
+        found = dry_run(model, captured, placement, cluster, make_optimizer=make_optimizer)
+        if found is None or tokens is None:
+            return found
+        generating = rehearsed_generation(model, captured, placement, cluster, tokens)
+        return {name: largest([use, generating[name]]) for name, use in found.items()}
 
     def priced_anew(
         self, *, cluster: Cluster | None = None, options: Options | None = None
@@ -81,4 +82,6 @@ def _priced(
         training=options.training,
         optimizer=options.make_optimizer,
     )
+    if options.cache_tokens is not None:
+        graph = with_cache(graph, captured, options.cache_tokens)
     return Priced(model, call, captured, cluster, options, graph)

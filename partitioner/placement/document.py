@@ -69,6 +69,7 @@ class PlanDocument(
         outlook: sentences on what limits the plan, and what more devices or memory would bring.
         unpriced: operators whose seconds were reckoned from the bytes that they touch alone, which
             may be too few.
+        cache_tokens: how many tokens of a key-value cache `memory` holds; `None` without one.
     """
 
     schema: int = SCHEMA
@@ -92,6 +93,7 @@ class PlanDocument(
     pipeline: PipelineRecord | None = None
     outlook: tuple[str, ...] = ()
     unpriced: tuple[str, ...] = ()
+    cache_tokens: int | None = None
 
     def to_json(self) -> str:
         """The document as canonical JSON; equal plans give equal text."""

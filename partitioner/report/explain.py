@@ -44,6 +44,7 @@ def explain(document: PlanDocument, outlook: Sequence[str] = ()) -> str:
         *_cut(document, graph),
         _time(document, graph),
         *_memory(document),
+        *_cache(document),
         *document.outlook,
         *outlook,
         *(f"Note: {text}." for text in assumptions(document)),
@@ -76,6 +77,14 @@ def _reasons(document: PlanDocument) -> Iterator[str]:
         yield f"Demanded by you: {'; '.join(document.constraints)}."
     if document.certificate.status != "optimal":
         yield f"The search ended early: the plan is {proof}. More time may find a better one."
+
+
+def _cache(document: PlanDocument) -> Iterator[str]:
+    if document.cache_tokens is not None:
+        yield (
+            f"The memory is that of `generate` with a key-value cache of {document.cache_tokens} "
+            "tokens."
+        )
 
 
 def _whole(document: PlanDocument) -> Iterator[str]:
