@@ -21,7 +21,7 @@ from partitioner.capture import DATA_DEPENDENT, fake_clone, in_mode, quiet
 from partitioner.distributed import LocalPipeline, PipelineLayout
 from partitioner.dry_run import MeasuredMemory, state_tensors
 from partitioner.errors import InfeasibleError, SpecError
-from partitioner.graph import stage_units, training_loss
+from partitioner.graph import stage_units
 from partitioner.placement import PipelineRecord, build_pipeline_plan, targets
 from partitioner.plan import Plan
 from partitioner.priced import Priced
@@ -109,6 +109,7 @@ def pipeline_plan(subject: Priced) -> Plan:
                 bound=bound,
                 mode=options.mode,
                 optimizer=options.optimizer_name,
+                loss=options.loss_function,
                 constraints=options.constraints,
                 measured=measured,
                 document_type=Plan,
@@ -151,7 +152,8 @@ def _rehearsed(
         for name, tensor in layout.example.items()
     }
     with virtual_gpus(subject.cluster, limits=False) as gpus:
-        pipeline = LocalPipeline(fake, layout, ranks, lambda output, _: training_loss(output))
+        loss = subject.options.loss_function.without_data()
+        pipeline = LocalPipeline(fake, layout, ranks, lambda output, _: loss(output))
         del fake
         before = {name: gpus[name].allocated_nbytes for name in names}
         trainable = [p for p in pipeline.parameters() if p.requires_grad]

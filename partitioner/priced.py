@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import nn
@@ -47,12 +47,23 @@ class Priced:
     def rehearsed(self, placement: Mapping[str, str]) -> dict[str, MeasuredMemory] | None:
         """The bytes that each device holds under `placement`; `None` where nothing can tell."""
         model, captured, cluster = self.model, self.captured, self.cluster
-        make_optimizer, tokens = self.options.make_optimizer, self.options.cache_tokens
-        found = dry_run(model, captured, placement, cluster, make_optimizer=make_optimizer)
+        found = dry_run(
+            model,
+            captured,
+            placement,
+            cluster,
+            make_optimizer=self.options.make_optimizer,
+            loss=self.options.loss_function,
+            call=self.call,
+        )
+        tokens = self.options.cache_tokens
         if found is None or tokens is None:
             return found
         generating = rehearsed_generation(model, captured, placement, cluster, tokens)
-        return {name: largest([use, generating[name]]) for name, use in found.items()}
+        return {
+            name: replace(largest([use, generating[name]]), rehearsal=use.rehearsal)
+            for name, use in found.items()
+        }
 
     def priced_anew(
         self, *, cluster: Cluster | None = None, options: Options | None = None
@@ -81,6 +92,7 @@ def _priced(
         options.cost_model,
         training=options.training,
         optimizer=options.make_optimizer,
+        loss=options.loss_function,
     )
     if options.cache_tokens is not None:
         graph = with_cache(graph, captured, options.cache_tokens)

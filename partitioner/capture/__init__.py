@@ -31,6 +31,7 @@ from partitioner.capture.program import (
 from partitioner.capture.quiet import quiet
 from partitioner.capture.record import capture
 from partitioner.capture.record_types import Inputs, Program
+from partitioner.capture.stand_in import has_data
 from partitioner.capture.structure import Structure
 from partitioner.capture.truths import DATA_DEPENDENT, Answering
 
@@ -58,6 +59,7 @@ __all__ = [
     "fake_clone",
     "fetch",
     "graph_of",
+    "has_data",
     "holds_tensor",
     "in_mode",
     "inputs_of",

@@ -27,7 +27,7 @@ from partitioner.capture.quiet import quiet
 from partitioner.capture.recorder import Recorder
 from partitioner.capture.recording import HooksLostError, OpaqueNeededError
 from partitioner.capture.sizes import DataDecidesError
-from partitioner.capture.stand_in import RealRun
+from partitioner.capture.stand_in import RealRun, has_data
 from partitioner.capture.symbols import SizesFixedError, Symbols
 from partitioner.capture.truths import undrawn
 from partitioner.errors import CaptureError
@@ -292,7 +292,7 @@ class _Session:
         return failure
 
     def _can_call_for_real(self, path: str) -> bool:
-        return path not in self.real and RealRun.can(self.model.get_submodule(path))
+        return path not in self.real and has_data(self.model.get_submodule(path))
 
 
 def _noted(each: tuple[str, Tensor], inputs: list[tuple[str, Tensor]]) -> Tensor:

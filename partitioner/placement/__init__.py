@@ -9,17 +9,21 @@ from partitioner.placement.baseline import (
 )
 from partitioner.placement.build import build_pipeline_plan, build_plan
 from partitioner.placement.check import check, check_placement, objective_value, targets
+from partitioner.placement.curves import memory_curves
 from partitioner.placement.document import PlanDocument
 from partitioner.placement.memory import Measured, memory_use, peak_nbytes
 from partitioner.placement.parts import (
     Certificate,
     ClusterRecord,
     DeviceRecord,
+    Held,
     LinkRecord,
+    MemoryCurve,
     MemoryUse,
     ModelIdentity,
     NodeCosts,
     PipelineRecord,
+    Rehearsal,
     StateRecord,
     TensorRecord,
     Transfer,
@@ -40,14 +44,17 @@ __all__ = [
     "Certificate",
     "ClusterRecord",
     "DeviceRecord",
+    "Held",
     "LinkRecord",
     "Measured",
+    "MemoryCurve",
     "MemoryUse",
     "ModelIdentity",
     "NodeCosts",
     "PipelineRecord",
     "Pipelined",
     "PlanDocument",
+    "Rehearsal",
     "Span",
     "StateRecord",
     "TensorRecord",
@@ -64,6 +71,7 @@ __all__ = [
     "cost_graph_of",
     "equal_counts",
     "infer_placement",
+    "memory_curves",
     "memory_use",
     "next_fit",
     "objective_value",

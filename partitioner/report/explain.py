@@ -37,9 +37,19 @@ def explain(document: PlanDocument, outlook: Sequence[str] = ()) -> str:
         document: the plan.
         outlook: further sentences, beside those of the plan.
     """
+    lines = [title(document), verdict(document), ""]
+    for point in reasons(document, outlook):
+        lines += textwrap.wrap(
+            point, COLUMNS, initial_indent="- ", subsequent_indent="  ", break_long_words=False
+        )
+    return "\n".join(lines)
+
+
+def reasons(document: PlanDocument, outlook: Sequence[str] = ()) -> list[str]:
+    """The same, as sentences."""
     graph = partition_graph(document)
-    points = [
-        *_reasons(document),
+    return [
+        *_why(document),
         *_whole(document),
         *_cut(document, graph),
         _time(document, graph),
@@ -49,15 +59,9 @@ def explain(document: PlanDocument, outlook: Sequence[str] = ()) -> str:
         *outlook,
         *(f"Note: {text}." for text in assumptions(document)),
     ]
-    lines = [title(document), verdict(document), ""]
-    for point in points:
-        lines += textwrap.wrap(
-            point, COLUMNS, initial_indent="- ", subsequent_indent="  ", break_long_words=False
-        )
-    return "\n".join(lines)
 
 
-def _reasons(document: PlanDocument) -> Iterator[str]:
+def _why(document: PlanDocument) -> Iterator[str]:
     """Why one device, or why more than one."""
     used = devices_used(document)
     proof = quality(document.certificate)
