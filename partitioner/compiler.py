@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import torch
@@ -63,6 +63,7 @@ def plan(
     start: Plan | None = None,
     loss: LossFunction = None,
     targets: Targets = None,
+    replicas: int | Literal["auto"] = 1,
 ) -> Plan:
     """Find the best placement of `model` on `devices`, from shapes alone.
 
@@ -95,6 +96,8 @@ def plan(
             that the model itself returns, else the mean square of its outputs.
         targets: an example of what the loss compares with, or several; only sizes and types
             matter. `None` where they follow from the output, as for PyTorch's losses.
+        replicas: equal pipelines that train together, each on a batch of its own; `"auto"` takes
+            the number with which a batch takes the least time.
 
     Raises:
         CaptureError: the model cannot be recorded, or the inputs do not fit it.
@@ -120,6 +123,7 @@ def plan(
             cache_tokens=cache_tokens,
             loss=loss,
             targets=targets,
+            replicas=replicas,
             time_limit=time_limit,
             seed=seed,
             progress=progress,

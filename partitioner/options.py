@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import torch
 from torch import nn
@@ -39,6 +40,8 @@ class Options:
         stages_per_rank: of the pipeline.
         cache_tokens: how many tokens the key-value cache of `generate` holds at most, the prompt's
             included; `None` plans for the forward alone.
+        replicas: equal pipelines that train together, each on a batch of its own; `"auto"` takes
+            the number with which a batch takes the least time.
         time_limit: seconds for the solver, or `None`.
         seed: of the solver's randomised parts.
         progress: called with a line of text at each step.
@@ -59,6 +62,7 @@ class Options:
     schedule: str = "1f1b"
     stages_per_rank: int = 1
     cache_tokens: int | None = None
+    replicas: int | Literal["auto"] = 1
     time_limit: float | None = None
     seed: int = 0
     progress: Progress | None = None
@@ -72,6 +76,13 @@ class Options:
             raise SpecError(
                 f"micro_batches={self.micro_batches} make a pipeline, which is planned for "
                 f"throughput; take objective='throughput' in place of {self.objective!r}"
+            )
+        if self.replicas != "auto" and (type(self.replicas) is not int or self.replicas < 1):
+            raise SpecError(f"replicas={self.replicas!r}: give a number of at least 1, or 'auto'")
+        if self.replicas != 1 and not (self.is_pipeline and self.training):
+            raise SpecError(
+                f"replicas={self.replicas}: several pipelines train together; take "
+                "mode='train' and micro_batches of more than 1"
             )
         if self.training:
             optimizer_factory(self.optimizer)

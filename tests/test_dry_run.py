@@ -14,7 +14,6 @@ from torch.utils.checkpoint import checkpoint
 
 from partitioner import Pin, Plan, plan, virtual_gpus
 from partitioner.verify import verify
-from tests.zoo import ZOO
 
 Make = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 

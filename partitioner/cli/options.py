@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import click
 import torch
@@ -119,6 +119,26 @@ def read_targets(texts: tuple[str, ...]) -> tuple[torch.Tensor, ...] | None:
     if kwargs:
         raise SpecError(f"--target takes a type and sizes, not a name ('{next(iter(kwargs))}')")
     return args or None
+
+
+def replicas_option(command: Command) -> Command:
+    """The option that asks for several equal pipelines; `None` where it is not given."""
+
+    def read(
+        ctx: click.Context, param: click.Parameter, value: str | None
+    ) -> int | Literal["auto"] | None:
+        if value is None or value == "auto":
+            return "auto" if value else None
+        if not value.isdecimal() or int(value) < 1:
+            raise click.BadParameter(f"'{value}' is neither a number of at least 1 nor 'auto'")
+        return int(value)
+
+    return click.option(
+        "--replicas",
+        callback=read,
+        metavar="NUMBER|auto",
+        help="Equal pipelines that train together, each on a batch of its own. Default: 1.",
+    )(command)
 
 
 def cost_model_option(command: Command) -> Command:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import click
 from rich.console import Group, RenderableType
@@ -24,6 +25,7 @@ from partitioner.cli.options import (
     read_cost_model,
     read_memory,
     read_targets,
+    replicas_option,
 )
 from partitioner.compiler import plan as make_plan
 from partitioner.distributed import whole_batch
@@ -75,6 +77,7 @@ from partitioner.spec import MODES, OBJECTIVES, Cluster, Constraint, Pin, parse_
     metavar="N",
     help="For generate, in inference: memory for a key-value cache of N tokens.",
 )
+@replicas_option
 @cost_model_option
 @click.option("--time-limit", type=float, callback=positive, metavar="SECONDS")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the solver.")
@@ -100,6 +103,7 @@ def plan(
     schedule: str | None,
     stages_per_rank: int | None,
     cache_tokens: int | None,
+    replicas: int | Literal["auto"] | None,
     times: str | None,
     time_limit: float | None,
     seed: int,
@@ -140,6 +144,7 @@ def plan(
             time_limit=time_limit,
             seed=seed,
             progress=progress,
+            replicas=replicas or (len(pipeline.pipelines) if pipeline else 1),
             loss=loss_of_plan(old, loss, targets) if old else loss,
             targets=None if old else targets,
             start=old,

@@ -67,13 +67,11 @@ def report(plan_file: str, output: str) -> None:
 @click.option(
     "--replicas",
     type=click.IntRange(min=1),
-    default=1,
-    show_default=True,
-    help="For 'pipeline': copies that train together.",
+    help="For 'pipeline': copies that train together. Default: as planned.",
 )
 @output_option()
 def emit(
-    plan_file: str, target: str, model: str | None, replicas: int, output: str | None
+    plan_file: str, target: str, model: str | None, replicas: int | None, output: str | None
 ) -> str | None:
     """Write a saved plan as readable Python."""
     found = Plan.load(plan_file)
@@ -83,8 +81,9 @@ def emit(
                 "--target pipeline needs a plan that trains several micro-batches (see 'plan "
                 "--micro-batches') and --model MODULE:NAME"
             )
+        copies = replicas or len(found.pipeline.pipelines)
         source = training_script(
-            found.pipeline, found.inputs, Path(plan_file).resolve(), model, replicas
+            found.pipeline, found.inputs, Path(plan_file).resolve(), model, copies
         )
     else:
         source = found.source()

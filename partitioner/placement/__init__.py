@@ -13,15 +13,19 @@ from partitioner.placement.curves import memory_curves
 from partitioner.placement.document import PlanDocument
 from partitioner.placement.memory import Measured, memory_use, peak_nbytes
 from partitioner.placement.parts import (
+    AllReduce,
     Certificate,
     ClusterRecord,
     DeviceRecord,
     Held,
     LinkRecord,
+    LinkTraffic,
     MemoryCurve,
     MemoryUse,
     ModelIdentity,
+    NetworkRecord,
     NodeCosts,
+    NodeRecord,
     PipelineRecord,
     Rehearsal,
     StateRecord,
@@ -29,6 +33,8 @@ from partitioner.placement.parts import (
     Transfer,
 )
 from partitioner.placement.pipeline import Pipelined, pipelined, placement_of_stages
+from partitioner.placement.pipeline_memory import ReckonedMemory, pipeline_memory
+from partitioner.placement.replicas import check_alike
 from partitioner.placement.restore import cost_graph_of
 from partitioner.placement.state import alternate_placement, owned_state, state_placement
 from partitioner.placement.timeline import (
@@ -41,19 +47,24 @@ from partitioner.placement.timeline import (
 from partitioner.placement.transfers import transfers
 
 __all__ = [
+    "AllReduce",
     "Certificate",
     "ClusterRecord",
     "DeviceRecord",
     "Held",
     "LinkRecord",
+    "LinkTraffic",
     "Measured",
     "MemoryCurve",
     "MemoryUse",
     "ModelIdentity",
+    "NetworkRecord",
     "NodeCosts",
+    "NodeRecord",
     "PipelineRecord",
     "Pipelined",
     "PlanDocument",
+    "ReckonedMemory",
     "Rehearsal",
     "Span",
     "StateRecord",
@@ -67,6 +78,7 @@ __all__ = [
     "build_plan",
     "by_hand",
     "check",
+    "check_alike",
     "check_placement",
     "cost_graph_of",
     "equal_counts",
@@ -77,6 +89,7 @@ __all__ = [
     "objective_value",
     "owned_state",
     "peak_nbytes",
+    "pipeline_memory",
     "pipelined",
     "placement_of_stages",
     "state_placement",

@@ -70,7 +70,7 @@ def pipeline_memory_curves(
     What a stage keeps of a micro-batch is there from the begin of its forward to the end of its
     backward; while it computes, what it needs beyond that as well.
     """
-    rank_of = {name: rank for rank, name in enumerate(record.ranks)}
+    rank_of = {name: rank for ranks in record.pipelines for rank, name in enumerate(ranks)}
     training = graph.points > len(graph.order)
     curves = {}
     for device in graph.devices:

@@ -141,6 +141,7 @@ class PlanDocument(
         return Cluster(
             devices=tuple(Device(d.name, memory=d.memory) for d in self.cluster.devices),
             links=self.cluster.declared_links(),
+            network=self.cluster.declared_network(),
         )
 
     @property

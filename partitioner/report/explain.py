@@ -14,6 +14,7 @@ from partitioner.report.wording import (
     assumptions,
     busy_seconds,
     devices_used,
+    like_it,
     listed,
     moved,
     passes,
@@ -53,6 +54,7 @@ def reasons(document: PlanDocument, outlook: Sequence[str] = ()) -> list[str]:
         *_whole(document),
         *_cut(document, graph),
         _time(document, graph),
+        *_replicas(document),
         *_memory(document),
         *_cache(document),
         *document.outlook,
@@ -142,9 +144,30 @@ def _time(document: PlanDocument, graph: PartitionGraph) -> str:
     parts = [f"{box.full_name} ({percent(box.seconds / total)})" for box in slowest if box.seconds]
     busy = busy_seconds(document)
     used = devices_used(document)
-    shares = [f"{device} computes for {format_seconds(busy[device])}" for device in used]
+    same = like_it(document)
+    shares = [
+        f"{device} computes for {format_seconds(busy[device])}" for device in used if device in same
+    ]
     return f"Of a step of {format_seconds(document.step_seconds)}, {listed(shares)}" + (
         f"; most of it in {listed(parts)}." if len(parts) > 1 else "."
+    )
+
+
+def _replicas(document: PlanDocument) -> Iterator[str]:
+    """What training several copies of a pipeline costs and brings."""
+    pipeline = document.pipeline
+    if pipeline is None or not pipeline.all_reduce:
+        return
+    count = len(pipeline.pipelines)
+    longest = max(pipeline.all_reduce, key=lambda sum_: sum_.seconds)
+    busiest = max(pipeline.traffic, key=lambda link: link.seconds)
+    yield (
+        f"{count} replicas take a batch each, {format_seconds(document.step_seconds / count)} for "
+        f"one. At the end of a step their gradients are summed in rings, rank by rank: "
+        f"{format_nbytes(longest.nbytes)} in {format_seconds(longest.seconds)} where it takes "
+        f"longest. The busiest of {len(pipeline.traffic)} links is that from {busiest.source} to "
+        f"{busiest.destination}, with {format_nbytes(busiest.nbytes)} in "
+        f"{format_seconds(busiest.seconds)}."
     )
 
 

@@ -13,7 +13,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from partitioner.placement import PlanDocument
+from partitioner.placement import PipelineRecord, PlanDocument
 from partitioner.report.folding import whole_modules
 from partitioner.report.partition_graph import Crossing, PartitionGraph
 from partitioner.report.reading import partition_graph
@@ -21,6 +21,7 @@ from partitioner.report.wording import (
     assumptions,
     busy_seconds,
     kind_text,
+    like_it,
     moved,
     objective_text,
     title,
@@ -95,6 +96,8 @@ def plan_renderable(document: PlanDocument, notes: Sequence[str] = ()) -> Render
         _transfers(document, graph.crossings) if graph.crossings else Text(moved(document)),
         Text(),
     ]
+    if document.pipeline is not None and document.pipeline.traffic:
+        parts += [_traffic(document.pipeline), Text()]
     parts += [Text(f"constraint: {text}") for text in document.constraints]
     parts += [Text(f"note: {text}", style="dim") for text in (*assumptions(document), *notes)]
     return Group(*parts)
@@ -156,13 +159,16 @@ def _devices(document: PlanDocument) -> _Fitting:
     wide = plain_table(*names, *parts, left=names[:3])
     narrow = plain_table(*names, left=names[:3])
     busy = busy_seconds(document)
+    same = like_it(document)
     for device, style in zip(document.devices, _styles(document.devices), strict=True):
+        if device not in same:
+            continue
         use = document.memory[device]
         bar: RenderableType = Text()
         if use.limit:
             bar = ProgressBar(use.limit, use.peak, 8, complete_style=style, finished_style=style)
         row = (
-            Text(device, style=style),
+            Text(device + f" and {len(same[device])} more" * bool(same[device]), style=style),
             kind_text(document, device),
             bar,
             format_nbytes(use.peak),
@@ -229,6 +235,28 @@ def _transfers(document: PlanDocument, crossings: Sequence[Crossing]) -> Table:
         )
     if len(crossings) > MOVES:
         table.add_row(f"… and {len(crossings) - MOVES} smaller ones; {moved(document)}")
+    return table
+
+
+def _traffic(pipeline: PipelineRecord) -> Table:
+    """The busiest links in a step of all replicas."""
+    table = plain_table("in a step", "to", "moved", "time", left=("in a step", "to"))
+    busiest = sorted(pipeline.traffic, key=lambda link: -link.seconds)
+    for link in busiest[:MOVES]:
+        table.add_row(
+            link.source,
+            link.destination,
+            format_nbytes(link.nbytes),
+            format_seconds(link.seconds),
+        )
+    if len(busiest) > MOVES:
+        rest = busiest[MOVES:]
+        table.add_row(
+            f"… and {len(rest)} more links",
+            "",
+            format_nbytes(sum(link.nbytes for link in rest)),
+            f"up to {format_seconds(rest[0].seconds)}",
+        )
     return table
 
 

@@ -29,6 +29,7 @@ from partitioner.spec.names import (
     match,
     nearest,
 )
+from partitioner.spec.network import Network, Node
 from partitioner.spec.reading import counted
 from partitioner.spec.sizes import (
     exact_nbytes,
@@ -56,6 +57,8 @@ __all__ = [
     "Demands",
     "Device",
     "Link",
+    "Network",
+    "Node",
     "Pin",
     "Separate",
     "Targets",
