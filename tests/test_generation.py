@@ -8,8 +8,12 @@ import pytest
 import torch
 from torch import nn
 
-from partitioner import Plan, plan, virtual_gpus
+from cost_models import RooflineCostModel
+from partitioner import Cluster, Plan, plan, virtual_gpus
+from partitioner.capture import capture
 from partitioner.errors import SpecError
+from partitioner.generation import with_cache
+from partitioner.graph import annotate
 from tests.architectures import ARCHITECTURES
 from tests.zoo import SeqNet
 
@@ -23,22 +27,26 @@ def planned(model: nn.Module, devices: str = "2x64MiB", **options: Any) -> Plan:
 
 
 def measured_peaks(found: Plan, model: nn.Module, cache: str) -> dict[str, int]:
-    options: dict[str, Any] = {"do_sample": False, "cache_implementation": cache}
+    """Of one forward, and of generating with a cache of some kind."""
     count = TOKENS - PROMPT.shape[1]
     with virtual_gpus(found.virtual_cluster()) as gpus:
         placed: Any = found.apply(model)
+        prompt = PROMPT.to(placed.device)
+        with torch.no_grad():
+            placed(input_ids=PROMPT)
         made = placed.generate(
-            PROMPT.to(placed.device),
-            attention_mask=torch.ones_like(PROMPT).to(placed.device),
+            prompt,
+            attention_mask=torch.ones_like(prompt),
+            do_sample=False,
+            cache_implementation=cache,
             max_new_tokens=count,
             min_new_tokens=count,
-            **options,
         )
         assert made.shape == (2, TOKENS)
         return {name: gpus[name].peak_nbytes for name in found.devices}
 
 
-def test_the_cache_is_in_the_promise_and_spreads_with_its_layers() -> None:
+def test_the_cache_is_in_the_promise() -> None:
     model = ARCHITECTURES["GPT-2"].build().eval()
     found = planned(model, cache_tokens=TOKENS)
     runs = [measured_peaks(found, model, cache) for cache in ("dynamic", "static")]
@@ -48,8 +56,21 @@ def test_the_cache_is_in_the_promise_and_spreads_with_its_layers() -> None:
     assert sum(use.activations for use in found.memory.values()) > cache_nbytes
     assert "40 tokens" in found.explain()
     assert Plan.from_json(found.to_json()).cache_tokens == TOKENS
-    homes = {found.placement[f"transformer_h_{layer}_attn_c_attn"] for layer in (0, 1)}
-    assert homes == {"cuda:0", "cuda:1"}
+
+
+def test_the_rows_have_each_layers_cache_where_its_attention_is() -> None:
+    model = ARCHITECTURES["GPT-2"].build().eval()
+    captured = capture(model, (), {"input_ids": PROMPT}, training=False)
+    cluster = Cluster.of("2x64MiB")
+    graph = annotate(captured, model, cluster, RooflineCostModel(), training=False)
+    added: dict[str, int] = {}
+    for holding in with_cache(graph, captured, TOKENS).holdings[len(graph.holdings) :]:
+        assert (holding.first, holding.last) == (0, graph.points - 1)
+        (node,) = holding.nodes
+        added[node] = added.get(node, 0) + holding.nbytes
+    batch, length = PROMPT.shape
+    layer_nbytes = 2 * batch * (TOKENS - length) * model.config.n_embd * 4
+    assert added == {f"transformer_h_{layer}_attn_c_attn": layer_nbytes for layer in (0, 1)}
 
 
 def test_what_cannot_generate_is_refused() -> None:

@@ -113,7 +113,7 @@ class PlanDocument(
             self, certificate=msgspec.structs.replace(self.certificate, seconds=None)
         )
         content = msgspec.to_builtins(timeless)
-        for key in ("loss", "memory_curves", "pipeline", "unpriced"):
+        for key in ("cache_tokens", "loss", "memory_curves", "pipeline", "unpriced"):
             if not content[key]:
                 del content[key]
         if self.rehearsal == "sizes":
