@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any, Literal
 
 import msgspec
@@ -32,7 +31,7 @@ from partitioner.outlook import outlook
 from partitioner.pipelined import pipeline_plan
 from partitioner.placement import build_plan
 from partitioner.plan import Plan
-from partitioner.priced import Priced, priced
+from partitioner.priced import Call, Priced, priced
 from partitioner.rehearsed import Rehearsed, solve_and_rehearse
 from partitioner.spec import Cluster, Constraint, Device
 from partitioner.virtual import suspended
@@ -201,9 +200,11 @@ def _compile(
         if options.cache_tokens is not None:
             call = generating_call(model, call)
         if options.is_pipeline:
-            call = first_micro_batch(*call, options.micro_batches)
-            options = _of_a_micro_batch(options)
-            subject = priced(model, cluster, call, options)
+
+            def micro(whole: Call) -> Call:
+                return first_micro_batch(*whole, options.micro_batches)
+
+            subject = priced(model, cluster, micro(call), options.with_targets(micro))
             return pipeline_plan(subject), subject.captured
         subject = priced(model, cluster, call, options)
         try:
@@ -240,12 +241,3 @@ def _outlook(subject: Priced, found: Rehearsed) -> tuple[str, ...]:
     except KeyboardInterrupt:
         subject.options.say("interrupted: the plan is found; what more would bring is not told")
         return (told,)
-
-
-def _of_a_micro_batch(options: Options) -> Options:
-    """The options with the targets of the first micro-batch."""
-    loss = options.loss_function
-    if loss.targets is None:
-        return options
-    targets, _ = first_micro_batch(loss.targets, {}, options.micro_batches)
-    return replace(options, loss=replace(loss, targets=targets))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -124,6 +124,14 @@ class Options:
         if isinstance(loss, str) and ":" in loss:
             return replace(loss_of(load_object(loss), self.targets), name=loss)
         return loss_of(loss, self.targets)
+
+    def with_targets(self, changed: Callable[[Any], Any]) -> Options:
+        """The same with the loss's targets, given as arguments of a call, changed as a call is."""
+        loss = self.loss_function
+        if loss.targets is None:
+            return self
+        targets, _ = changed((loss.targets, {}))
+        return replace(self, loss=replace(loss, targets=targets), targets=None)
 
     @property
     def optimizer_name(self) -> str | None:

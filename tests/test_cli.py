@@ -44,10 +44,11 @@ def subprocess_run(*arguments: str, **options: object) -> subprocess.CompletedPr
 def seqnet_plan(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A plan of SeqNet for two GPUs, of which one cannot hold it."""
     path = tmp_path_factory.mktemp("plans") / "plan.json"
-    alone = run("plan", SEQNET, "--devices", "2x16GiB", "--optimizer", "adam", "--json")
+    training = ("--optimizer", "adam", "--loss", "cross_entropy")
+    alone = run("plan", SEQNET, "--devices", "2x16GiB", *training, "--json")
     needs = max(use["peak"] for use in json.loads(alone.stdout)["memory"].values())
     limit = f"cuda:0={needs - 512}B,cuda:1={needs - 512}B"
-    result = run("plan", SEQNET, "--devices", limit, "--optimizer", "adam", "-o", path)
+    result = run("plan", SEQNET, "--devices", limit, *training, "-o", path)
     assert result.exit_code == 0, result.stderr
     return path
 
@@ -75,6 +76,8 @@ def test_plan_splits_where_memory_demands_it(seqnet_plan: Path) -> None:
     plan = Plan.load(seqnet_plan)
     assert plan.parameters["lin1.weight"] != plan.parameters["lin2.weight"]
     assert plan.optimizer == "adam"
+    assert plan.loss is not None
+    assert plan.loss.name == "cross_entropy"
 
 
 def test_json_is_all_that_is_on_stdout() -> None:
@@ -154,7 +157,15 @@ def test_show_explains(seqnet_plan: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "begin"),
-    [("a.svg", b"<?xml"), ("a.png", b"\x89PNG"), ("a.dot", b"digraph"), ("a.html", b"<!DOCTYPE")],
+    [
+        ("a.svg", b"<?xml"),
+        ("a.png", b"\x89PNG"),
+        ("a.pdf", b"%PDF"),
+        ("a.dot", b"digraph"),
+        ("a.html", b"<!DOCTYPE"),
+        ("a.graphml", b"<?xml"),
+        ("a.json", b'{"displayTimeUnit"'),
+    ],
 )
 def test_draw_goes_by_the_suffix(
     seqnet_plan: Path, tmp_path: Path, name: str, begin: bytes
@@ -162,6 +173,26 @@ def test_draw_goes_by_the_suffix(
     result = run("draw", seqnet_plan, "-o", tmp_path / name)
     assert (result.exit_code, result.stdout) == (0, ""), result.stderr
     assert (tmp_path / name).read_bytes().lstrip().startswith(begin)
+
+
+def test_report_is_the_page_that_draw_gives(seqnet_plan: Path, tmp_path: Path) -> None:
+    for command in ("report", "draw"):
+        result = run(command, seqnet_plan, "-o", tmp_path / f"{command}.html")
+        assert (result.exit_code, result.stdout) == (0, ""), result.stderr
+    page = (tmp_path / "report.html").read_bytes()
+    assert page == (tmp_path / "draw.html").read_bytes()
+    refused = run("report", seqnet_plan, "-o", tmp_path / "report.pdf")
+    assert refused.exit_code == 2
+    assert "cannot draw the page" in refused.stderr
+    assert not (tmp_path / "report.pdf").exists()
+
+
+def test_draw_takes_what_is_drawn(seqnet_plan: Path, tmp_path: Path) -> None:
+    result = run("draw", seqnet_plan, "--what", "memory", "-o", tmp_path / "memory.svg")
+    assert result.exit_code == 0, result.stderr
+    assert "activations" in (tmp_path / "memory.svg").read_text(encoding="utf-8")
+    refused = run("draw", seqnet_plan, "--what", "overlay", "-o", tmp_path / "overlay.svg")
+    assert (refused.exit_code, "use '.json'" in refused.stderr) == (2, True)
 
 
 def test_emit_gives_source_that_compiles(seqnet_plan: Path, tmp_path: Path) -> None:
@@ -304,6 +335,8 @@ MALFORMED: dict[str, tuple[tuple[str, ...], str]] = {
     "no option like it": ((*PLAN, "--objectve", "latency"), "--objective"),
     "no devices": (("plan", SEQNET), "--devices"),
     "no model": (("plan",), "MODEL"),
+    "unknown loss": ((*PLAN, "--loss", "cross_entropi"), "did you mean 'cross_entropy'"),
+    "named target": ((*PLAN, "--loss", "mse_loss", "--target", "y=f32[8,10]"), "not a name ('y')"),
     "model without colon": (("plan", "examples.seqnet", *ONE), "package.module:name"),
     "no such module": (("plan", "exmples.seqnet:model", *ONE), "exmples"),
     "no such name": (("plan", "examples.seqnet:modle", *ONE), "did you mean 'model'"),
