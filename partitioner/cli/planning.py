@@ -12,13 +12,19 @@ from rich.text import Text
 
 from partitioner.capture import example_of
 from partitioner.cli.console import note, steps
+from partitioner.cli.group import Talking
 from partitioner.cli.options import (
     adapted,
     call_options,
+    complete_files,
     cost_model_option,
+    devices_option,
     given_call,
     loss_options,
+    mode_option,
     model_options,
+    objective_option,
+    optimizer_option,
     output_option,
     pipeline_options,
     positive,
@@ -33,20 +39,19 @@ from partitioner.loading import Call, load_model
 from partitioner.options import loss_of_plan
 from partitioner.plan import Plan
 from partitioner.report import as_text, difference_renderable, plan_renderable
-from partitioner.spec import MODES, OBJECTIVES, Cluster, Constraint, Pin, parse_constraint
+from partitioner.spec import Cluster, Constraint, Pin, parse_constraint
 
 
-@click.command()
+@click.command(cls=Talking)
 @click.argument("model")
-@click.option(
-    "--devices",
-    metavar="DEVICES",
+@devices_option(
     help="'2x16GiB', '2xa100-40gb', 'cuda:0=24GiB,cuda:1=16GiB' or a cluster file.",
 )
 @click.option(
     "--from",
     "old_file",
     metavar="PLAN",
+    shell_complete=complete_files,
     help="Begin at this plan of MODEL: what is not said here is as it was there.",
 )
 @click.option(
@@ -65,10 +70,10 @@ from partitioner.spec import MODES, OBJECTIVES, Cluster, Constraint, Pin, parse_
 )
 @model_options
 @call_options
-@click.option("--mode", type=click.Choice(MODES), help="Default: as the model is.")
-@click.option("--optimizer", metavar="NAME", help="Its state takes memory: adam, adamw, sgd, ...")
+@mode_option("as the model is")
+@optimizer_option("none")
 @loss_options
-@click.option("--objective", type=click.Choice(OBJECTIVES), help="Default: latency.")
+@objective_option("latency")
 @click.option("--memory", metavar="SIZE", help="Limit: '16GiB' or 'cuda:0=24GiB,cuda:1=16GiB'.")
 @pipeline_options
 @click.option(
@@ -113,6 +118,12 @@ def plan(
     """Find the best placement of MODEL.
 
     MODEL is package.module:name (a module, a class or a function), or hf:FOLDER_OR_CONFIG.JSON.
+    Ctrl-C ends the search with the best plan so far, where there is one.
+
+    \b
+    partitioner plan examples.seqnet:model --devices 2x16GiB --optimizer adam -o plan.json
+    partitioner plan hf:config.json --devices 2xa100-40gb --input 'input_ids=i64[2,128]'
+    partitioner plan examples.seqnet:model --from plan.json --pin lin2=cuda:1
     """
     old = None if old_file is None else Plan.load(old_file)
     demands = [parse_constraint(text) for text in (*(f"pin {pin}" for pin in pins), *constraints)]
