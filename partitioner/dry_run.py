@@ -16,8 +16,10 @@ Which other kernel CUDA takes is known only at run time; those differ in these:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, fields, replace
+from itertools import takewhile
 from typing import Any
 
 import torch
@@ -27,6 +29,7 @@ from torch.utils import _pytree as pytree
 
 from partitioner.capture import (
     DATA_DEPENDENT,
+    Answering,
     Captured,
     clone,
     fake_clone,
@@ -36,10 +39,18 @@ from partitioner.capture import (
 )
 from partitioner.emit import place
 from partitioner.graph import OUTPUT_LOSS, Loss, output_tensors
+from partitioner.placement import Rehearsal
 from partitioner.spec import Cluster
 from partitioner.virtual import VirtualGpus, virtual_gpus
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
+MakeOptimizer = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer] | None
+
+STEPS = 2
+"""Of training: the second one meets the state of the optimizer."""
+WAYS = ((False, True), (True, False), (False, False), (True, True))
+"""Which stand-ins a model that decides by its data is told in the first step, and in all others;
+the last two ways only where neither of the first leads to the end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +63,8 @@ class MeasuredMemory:
         optimizer: its state after a step.
         activations: what the forward leaves alive for the backward.
         peak: the most at any moment of two steps.
-        on_values: whether the run was on the example's values, not on its sizes alone.
+        rehearsal: what the run was on: `"sizes"` alone, the example's `"values"`, or both
+            `"stand-ins"` for each value that decides.
     """
 
     parameters: int
@@ -60,7 +72,10 @@ class MeasuredMemory:
     optimizer: int
     activations: int
     peak: int
-    on_values: bool = False
+    rehearsal: Rehearsal = "sizes"
+
+
+Measured = dict[str, MeasuredMemory]
 
 
 def dry_run(
@@ -69,7 +84,7 @@ def dry_run(
     placement: Mapping[str, str],
     cluster: Cluster,
     *,
-    make_optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer] | None,
+    make_optimizer: MakeOptimizer,
     loss: Loss = OUTPUT_LOSS,
     call: Call | None = None,
 ) -> dict[str, MeasuredMemory] | None:
@@ -83,33 +98,71 @@ def dry_run(
         loss.backward()
         optimizer.step()
 
-    A model that decides by its data runs on `call` and on its own parameters instead, copied, where
-    both have data and are not large (see `has_data`); `None` where not.
+    Fake tensors have no data. A model that decides by its data is told stand-ins, others in the
+    second step and in a third, which meets all state of the optimizer, and the other way round;
+    each figure is the largest that is found. Where no way leads to the end, as where data decides
+    sizes, the model runs on `call` and on its own parameters instead, copied, if both have data and
+    are not large (see `has_data`). `None` where they have not.
     """
 
-    def rehearsed(copy: nn.Module, example: Call, loss: Loss) -> dict[str, MeasuredMemory]:
-        args, kwargs = example
+    def rehearsed(copy: nn.Module, example: Call, loss: Loss, steps: Iterable[int]) -> Measured:
         with virtual_gpus(cluster, limits=False) as gpus:
             placed = place(
                 in_mode(copy, captured.training), captured, placement, detours=cluster.detours
             )
             del copy
             if captured.training:
-                return _training(placed, args, kwargs, gpus, cluster, make_optimizer, loss)
-            return _inference(placed, args, kwargs, gpus, cluster)
+                return _training(placed, *example, gpus, cluster, make_optimizer, loss, steps)
+            return _inference(placed, *example, gpus, cluster, steps)
+
+    def on_sizes(steps: Iterable[int]) -> Measured:
+        with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+            sizes = pytree.tree_map_only(Tensor, _without_data, captured.example)
+            return rehearsed(fake_clone(model, mode), sizes, loss.without_data(), steps)
 
     with quiet():
-        try:
-            with FakeTensorMode(allow_non_fake_inputs=True) as mode:
-                sizes = pytree.tree_map_only(Tensor, _without_data, captured.example)
-                return rehearsed(fake_clone(model, mode), sizes, loss.without_data())
-        except DATA_DEPENDENT:
-            if call is None or not has_data(model, call):
-                return None
+        with suppress(*DATA_DEPENDENT):
+            return on_sizes(range(STEPS))
+        hungriest = _on_stand_ins(on_sizes)
+        if hungriest is not None or call is None or not has_data(model, call):
+            return hungriest
         torch.manual_seed(0)
         values = pytree.tree_map_only(Tensor, _copied, call)
-        found = rehearsed(clone(model, lambda tensor, _: tensor), values, loss.with_data())
-        return {name: replace(use, on_values=True) for name, use in found.items()}
+        copy = clone(model, lambda tensor, _: tensor)
+        found = rehearsed(copy, values, loss.with_data(), range(STEPS))
+        return {name: replace(use, rehearsal="values") for name, use in found.items()}
+
+
+def _on_stand_ins(on_sizes: Callable[[Iterable[int]], Measured]) -> Measured | None:
+    """The largest figures of a model that is told one and the other of what decides, if it ends."""
+    found: list[Measured] = []
+    for first, others in WAYS:
+        if found and first == others:
+            break
+        with suppress(*DATA_DEPENDENT), Answering() as answering:
+
+            def begins(
+                step: int,
+                answering: Answering = answering,
+                first: bool = first,
+                others: bool = others,
+            ) -> bool:
+                answering.go_on(other=others if step else first)
+                return True
+
+            found.append(on_sizes(takewhile(begins, range(STEPS + 1))))
+    if not found:
+        return None
+    return {
+        name: replace(_largest([run[name] for run in found]), rehearsal="stand-ins")
+        for name in found[0]
+    }
+
+
+def _largest(found: Sequence[MeasuredMemory]) -> MeasuredMemory:
+    """Each figure at its largest."""
+    figures = [field.name for field in fields(MeasuredMemory) if field.name != "rehearsal"]
+    return MeasuredMemory(**{each: max(getattr(use, each) for use in found) for each in figures})
 
 
 def _without_data(tensor: Tensor) -> Tensor:
@@ -126,16 +179,17 @@ def _training(
     kwargs: dict[str, Any],
     gpus: VirtualGpus,
     cluster: Cluster,
-    make_optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer] | None,
+    make_optimizer: MakeOptimizer,
     loss_fn: Loss,
-) -> dict[str, MeasuredMemory]:
+    steps: Iterable[int],
+) -> Measured:
     names = [device.name for device in cluster.devices]
     trainable = [parameter for parameter in placed.parameters() if parameter.requires_grad]
     optimizer = make_optimizer(trainable) if make_optimizer and trainable else None
     before = {name: gpus[name].allocated_nbytes for name in names}
     activations: dict[str, int] = {}
     output = loss = None
-    for _ in range(2):
+    for _ in steps:
         placed.zero_grad(set_to_none=True)
         variables = [*output_tensors(output), *output_tensors(loss)]
         held = {n: gpus[n].allocated_nbytes - gpus[n].live_nbytes_of(variables) for n in names}
@@ -172,8 +226,11 @@ def _inference(
     kwargs: dict[str, Any],
     gpus: VirtualGpus,
     cluster: Cluster,
-) -> dict[str, MeasuredMemory]:
+    steps: Iterable[int],
+) -> Measured:
+    """One forward: the first of the steps."""
     before = {device.name: gpus[device.name].allocated_nbytes for device in cluster.devices}
+    next(iter(steps))
     with torch.no_grad():
         placed(*args, **kwargs)
     return {

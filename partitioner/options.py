@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
 
 from cost_models import CostModel, RooflineCostModel
 from partitioner.errors import SpecError
-from partitioner.graph import LOSSES, OUTPUT_LOSS, Loss, loss_of, optimizer_factory
+from partitioner.graph import LOSSES, Loss, loss_of, optimizer_factory
 from partitioner.loading import load_object
 from partitioner.placement import PlanDocument
 from partitioner.schedule import check_schedule
@@ -38,9 +38,12 @@ class Options:
         micro_batches: into which a batch is divided; more than 1 asks for a pipeline.
         schedule: of the pipeline, one of `partitioner.schedule.SCHEDULES`.
         stages_per_rank: of the pipeline.
+        replicas: equal pipelines that train together, each on a batch of its own; `"auto"` takes
+            the number with which a batch takes the least time.
         time_limit: seconds for the solver, or `None`.
         seed: of the solver's randomised parts.
         progress: called with a line of text at each step.
+        start: device name by node name, from which the solver searches as well.
 
     Raises:
         SpecError: an option makes no sense.
@@ -56,9 +59,11 @@ class Options:
     micro_batches: int = 1
     schedule: str = "1f1b"
     stages_per_rank: int = 1
+    replicas: int | Literal["auto"] = 1
     time_limit: float | None = None
     seed: int = 0
     progress: Progress | None = None
+    start: Mapping[str, str] | None = None
 
     def __post_init__(self) -> None:
         check_name("objective", self.objective, OBJECTIVES)
@@ -68,6 +73,13 @@ class Options:
             raise SpecError(
                 f"micro_batches={self.micro_batches} make a pipeline, which is planned for "
                 f"throughput; take objective='throughput' in place of {self.objective!r}"
+            )
+        if self.replicas != "auto" and (type(self.replicas) is not int or self.replicas < 1):
+            raise SpecError(f"replicas={self.replicas!r}: give a number of at least 1, or 'auto'")
+        if self.replicas != 1 and not (self.is_pipeline and self.training):
+            raise SpecError(
+                f"replicas={self.replicas}: several pipelines train together; take "
+                "mode='train' and micro_batches of more than 1"
             )
         if self.training:
             optimizer_factory(self.optimizer)
@@ -144,8 +156,7 @@ def loss_of_plan(
                 "with loss=, or on the command line with --loss MODULE:NAME"
             )
         loss = record.name
-    options = Options(mode=document.mode, loss=loss, targets=targets)
-    return options.loss_function if options.training else OUTPUT_LOSS
+    return Options(mode="train", loss=loss, targets=targets).loss_function
 
 
 def mode_of(model: nn.Module, mode: str | None) -> str:

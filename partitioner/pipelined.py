@@ -1,5 +1,9 @@
 """Planning a pipeline of micro-batches: stages, their memory under the schedule, the plan.
 
+Several equal pipelines may train together, each on a batch of its own, and sum their gradients at
+the end of a step. Of the numbers of pipelines to choose from, the one is taken that needs the least
+time for a batch; the sums over replicas take part in that choice, not in where stages are cut.
+
 The rehearsal runs the very stages under the schedule, on fake tensors that know their device. A
 process of `torch.distributed.pipelining` holds more: buffers for all micro-batches' wires, of
 which one process needs those in flight. They are added to the promise.
@@ -10,8 +14,9 @@ division that lacks least has the last word.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import torch
@@ -22,24 +27,92 @@ from partitioner.distributed import LocalPipeline, PipelineLayout
 from partitioner.dry_run import MeasuredMemory, state_tensors
 from partitioner.errors import InfeasibleError, SpecError
 from partitioner.graph import stage_units
-from partitioner.placement import PipelineRecord, build_pipeline_plan, targets
+from partitioner.options import Options
+from partitioner.placement import (
+    Measured,
+    PipelineRecord,
+    build_pipeline_plan,
+    check_alike,
+    pipeline_memory,
+    pipelined,
+    targets,
+)
 from partitioner.plan import Plan
 from partitioner.priced import Priced
-from partitioner.schedule import in_flight_by_stage
-from partitioner.solve import Shortfall, formulate_stages, lower_bound, solve_stages
-from partitioner.spec import Demands, format_nbytes, resolve
+from partitioner.schedule import check_schedule, in_flight_by_stage
+from partitioner.solve import (
+    Shortfall,
+    StageProblem,
+    formulate_stages,
+    lower_bound,
+    solve_stages,
+)
+from partitioner.spec import Cluster, Demands, format_nbytes, format_seconds, resolve
 from partitioner.virtual import rounded, virtual_gpus
 
 REHEARSALS = 8
 """How often stages that the rehearsal finds too large are planned anew with tighter limits."""
+MOST_REHEARSED = 20_000
+"""Nodes times micro-batches that are rehearsed; of more, memory is reckoned."""
+
+Lines = tuple[tuple[str, ...], ...]
+Shape = tuple[tuple[str, ...], ...]
+"""Equal pipelines: by replica, its devices by rank."""
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What is to be divided, and what any division has to keep to."""
+
+    subject: Priced
+    demands: Demands
+    units: Lines
+    returned: tuple[str, ...]
+
+    def problem(self, ranks: Sequence[str]) -> tuple[StageProblem, Lines]:
+        """The tables of one pipeline on these devices, and its units."""
+        options = self.subject.options
+        return formulate_stages(
+            replace(self.subject.graph, devices=tuple(ranks)),
+            self.subject.cluster,
+            self.units,
+            self.returned,
+            self.demands,
+            schedule=options.schedule,
+            micro_batches=options.micro_batches,
+            stages_per_rank=options.stages_per_rank,
+        )
+
+
+@dataclass(frozen=True)
+class _Found:
+    """Stages that fit.
+
+    Attributes:
+        record: the stages, without what is counted from them.
+        memory: by device of the first replica.
+        bound: seconds of a step of one pipeline that no division can beat.
+        seconds: of a step of all replicas.
+    """
+
+    record: PipelineRecord
+    memory: Mapping[str, Measured]
+    bound: float
+    seconds: float
+
+    @property
+    def seconds_per_batch(self) -> float:
+        """Of a step, in which each replica takes a batch."""
+        return self.seconds / len(self.record.pipelines)
 
 
 def pipeline_plan(subject: Priced) -> Plan:
-    """The best pipeline for a model that was priced for one micro-batch.
+    """The best pipeline, or number of equal ones, for a model priced for one micro-batch.
 
     Raises:
         SpecError: the model has fewer parts than stages are asked for, or a constraint that no
-            pipeline can keep, or a link is broken: stages send straight to each other.
+            pipeline can keep, or the devices cannot be that many equal pipelines, or a link is
+            broken: stages send straight to each other.
         InfeasibleError: nothing fits, and by how much.
     """
     options, cluster, graph = subject.options, subject.cluster, subject.graph
@@ -52,28 +125,122 @@ def pipeline_plan(subject: Priced) -> Plan:
     demands = resolve(options.constraints, targets(graph), cluster.names, graph.colocated)
     units = stage_units(subject.captured, demands.colocated)
     output = next(iter(reversed(subject.captured.graph.nodes)))
-    returned = [node.name for node in output.all_input_nodes]
     if len(units) < options.stages_per_rank:
         raise SpecError(
             f"stages_per_rank={options.stages_per_rank}: the model has only {len(units)} parts "
             "that can be stages"
         )
-    problem, line = formulate_stages(
+    asked = _Asked(subject, demands, units, tuple(n.name for n in output.all_input_nodes))
+    found, tried = _best(asked, shapes(cluster, options, demands))
+    return build_pipeline_plan(
+        subject.captured,
         graph,
         cluster,
-        units,
-        returned,
-        demands,
-        schedule=options.schedule,
-        micro_batches=options.micro_batches,
-        stages_per_rank=options.stages_per_rank,
+        found.record,
+        bound=found.bound,
+        mode=options.mode,
+        optimizer=options.optimizer_name,
+        loss=options.loss_function,
+        constraints=options.constraints,
+        measured=found.memory,
+        outlook=tried if options.replicas == "auto" else (),
+        document_type=Plan,
     )
+
+
+def shapes(cluster: Cluster, options: Options, demands: Demands) -> tuple[Shape, ...]:
+    """The numbers of pipelines to choose from, the most first: by replica, its devices by rank.
+
+    Each pipeline has devices that follow each other in the cluster, so that it stays inside a node
+    where it can.
+
+    Raises:
+        SpecError: the devices cannot be that many equal pipelines.
+    """
+    count = len(cluster.names)
+    if options.replicas != "auto":
+        shape = _divided(cluster, options.replicas)
+        check_alike(cluster, shape)
+        outside = set(demands.pinned.values()) - set(shape[0])
+        if outside:
+            raise SpecError(
+                f"a node is pinned to '{min(outside)}', which the first of the replicas has not: "
+                f"{', '.join(shape[0])}; all replicas are as the first one"
+            )
+        return (shape,)
+    found = []
+    for replicas in range(count, 0, -1):
+        if count % replicas:
+            continue
+        shape = _divided(cluster, replicas)
+        ranks = count // replicas
+        with contextlib.suppress(SpecError):
+            check_alike(cluster, shape)
+            check_schedule(options.schedule, ranks, options.micro_batches, options.stages_per_rank)
+            if set(demands.pinned.values()) <= set(shape[0]):
+                found.append(shape)
+    if not found:
+        raise SpecError(
+            f"replicas='auto': no number of equal pipelines on these {count} devices takes "
+            f"{options.micro_batches} micro-batches under '{options.schedule}'"
+        )
+    return tuple(found)
+
+
+def _divided(cluster: Cluster, replicas: int) -> Shape:
+    names = cluster.names
+    if len(names) % replicas:
+        fitting = [str(n) for n in range(1, len(names) + 1) if len(names) % n == 0]
+        raise SpecError(
+            f"replicas={replicas}: {len(names)} devices cannot be so many equal pipelines; take "
+            f"{', '.join(fitting)} or 'auto'"
+        )
+    ranks = len(names) // replicas
+    return tuple(names[i : i + ranks] for i in range(0, len(names), ranks))
+
+
+def _best(asked: _Asked, choice: Sequence[Shape]) -> tuple[_Found, list[str]]:
+    """The shape that takes the least time for a batch, and a sentence on each."""
+    best: _Found | None = None
+    lacking: InfeasibleError | None = None
+    sentences = []
+    for shape in choice:
+        problem, line = asked.problem(shape[0])
+        least = lower_bound(problem) / len(shape)
+        what = f"{len(shape)} pipeline{'s' * (len(shape) > 1)} of {len(shape[0])}"
+        if best is not None and least >= best.seconds_per_batch:
+            sentences.append(f"{what} would take at least {format_seconds(least)} for a batch.")
+            continue
+        try:
+            found = _fitted(asked, problem, line, shape, whole=len(choice) > 1)
+        except InfeasibleError as error:
+            lacking = error
+            sentences.append(f"{what} would not fit.")
+            continue
+        each = format_seconds(found.seconds_per_batch)
+        sentences.append(f"{what} take {each} for a batch.")
+        if best is None or found.seconds_per_batch < best.seconds_per_batch * (1 - 1e-12):
+            best = found
+    if best is None:
+        assert lacking is not None
+        raise lacking
+    return best, sentences
+
+
+def _fitted(asked: _Asked, problem: StageProblem, line: Lines, shape: Shape, whole: bool) -> _Found:
+    """The best stages of one shape that fit by the rehearsal.
+
+    Raises:
+        InfeasibleError: there are none.
+    """
+    subject, names = asked.subject, shape[0]
+    options = subject.options
     limits = problem.capacity_nbytes
     bound = lower_bound(problem)
     excess: Sequence[int] = ()
     for _ in range(REHEARSALS):
-        options.say("dividing the model into stages")
-        solution = solve_stages(problem)
+        options.say(f"dividing the model into stages on {len(names)} devices")
+        solution = solve_stages(problem, whole=whole)
         if not solution.cuts:
             raise InfeasibleError(
                 "no pipeline keeps all constraints: values pass from each stage to the next one "
@@ -86,34 +253,29 @@ def pipeline_plan(subject: Priced) -> Plan:
             for unit in line[first:last]
             for node in unit
         }
-        ranks = tuple(cluster.names[device] for device in solution.devices)
-        _check_separated(demands, stages, ranks)
-        options.say("rehearsing the pipeline on fake tensors")
+        ranks = tuple(names[device] for device in solution.devices)
+        _check_separated(asked.demands, stages, ranks)
         layout = PipelineLayout.of(
             subject.captured, stages, options.schedule, options.micro_batches,
             options.stages_per_rank,
         )  # fmt: skip
-        measured = rehearse_pipeline(subject, layout, ranks)
-        if isinstance(solution, Shortfall) and measured is None:
-            raise _infeasible(cluster.names, solution.nbytes)
+        rehearsed = rehearse_pipeline(subject, layout, ranks)
+        if isinstance(solution, Shortfall) and rehearsed is None:
+            raise _infeasible(names, solution.nbytes)
+        memory = rehearsed or _reckoned(subject, layout, ranks)
         excess = [
-            max(0, measured[name].peak - limit) if measured and limit is not None else 0
-            for name, limit in zip(cluster.names, limits, strict=True)
+            max(0, memory[name].peak - limit) if name in memory and limit is not None else 0
+            for name, limit in zip(names, limits, strict=True)
         ]
         if not any(excess):
-            return build_pipeline_plan(
-                subject.captured,
-                graph,
-                cluster,
-                PipelineRecord(options.schedule, options.micro_batches, ranks, stages, 0.0),
-                bound=bound,
-                mode=options.mode,
-                optimizer=options.optimizer_name,
-                loss=options.loss_function,
-                constraints=options.constraints,
-                measured=measured,
-                document_type=Plan,
+            replicas = tuple(
+                tuple(devices[device] for device in solution.devices) for devices in shape[1:]
             )
+            record = PipelineRecord(
+                options.schedule, options.micro_batches, ranks, stages, 0.0, replicas
+            )
+            counted = pipelined(subject.captured, subject.graph, subject.cluster, record)
+            return _Found(record, memory, bound, counted.step_seconds)
         if isinstance(solution, Shortfall):
             break
         problem = replace(
@@ -123,13 +285,27 @@ def pipeline_plan(subject: Priced) -> Plan:
                 for capacity, more in zip(problem.capacity_nbytes, excess, strict=True)
             ),
         )
-    raise _infeasible(cluster.names, excess)
+    raise _infeasible(names, excess)
+
+
+def _reckoned(subject: Priced, layout: PipelineLayout, ranks: Sequence[str]) -> dict[str, Measured]:
+    found = pipeline_memory(
+        layout.captured, subject.graph, layout.parts, layout.orders, layout.micro_batches
+    )
+    return dict(zip(ranks, found, strict=True))
 
 
 def rehearse_pipeline(
     subject: Priced, layout: PipelineLayout, ranks: Sequence[str]
 ) -> dict[str, MeasuredMemory] | None:
-    """The bytes that each device holds, by name; `None` where the model decides by its data."""
+    """The bytes that each device holds, by name.
+
+    `None` where the model decides by its data, or where there are too many micro-batches of too
+    many nodes.
+    """
+    if layout.micro_batches * len(layout.captured.nodes) > MOST_REHEARSED:
+        return None
+    subject.options.say("rehearsing the pipeline on fake tensors")
     try:
         with quiet(), FakeTensorMode(allow_non_fake_inputs=True) as mode:
             return _rehearsed(subject, layout, ranks, mode)

@@ -413,7 +413,7 @@ def test_our_own_fault_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*args: object, **kwargs: object) -> None:
         raise ZeroDivisionError("planted")
 
-    monkeypatch.setattr("partitioner.cli.make_plan", broken)
+    monkeypatch.setattr("partitioner.cli.planning.make_plan", broken)
     message = bad(run(*PLAN), 1)
     assert "ZeroDivisionError: planted" in message
     assert "report" in message

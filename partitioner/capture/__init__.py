@@ -33,10 +33,11 @@ from partitioner.capture.record import capture
 from partitioner.capture.record_types import Inputs, Program
 from partitioner.capture.stand_in import has_data
 from partitioner.capture.structure import Structure
-from partitioner.capture.twins import DATA_DEPENDENT
+from partitioner.capture.truths import DATA_DEPENDENT, Answering
 
 __all__ = [
     "DATA_DEPENDENT",
+    "Answering",
     "Captured",
     "Condition",
     "Dimension",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator as python_operator
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from math import isfinite
 
 import networkx as nx
@@ -118,6 +118,7 @@ class _Prices:
         self.cost_model = cost_model
         self.kinds = kinds
         self.known: dict[tuple[str, str], float] = {}
+        self.together: dict[tuple[str, ...], dict[str, float]] = {}
         self.unpriced: set[str] = set()
 
     def both(
@@ -135,13 +136,20 @@ class _Prices:
                 f"no device can run '{name}' ({operator}): the cost model gives it no finite time "
                 f"on {', '.join(map(repr, forward))}; add a device that can"
             )
+        if len(able) == len(forward):
+            return forward, backward
         return {d: forward[d] for d in able}, {d: backward[d] for d in able}
 
-    def seconds(self, name: str, calls: Iterable[OperatorCall]) -> dict[str, float]:
+    def seconds(self, name: str, calls: Sequence[OperatorCall]) -> dict[str, float]:
+        """By device; calls that are equal to others before share these' answer."""
+        key = tuple(call.signature for call in calls)
         try:
-            return {
-                device: sum(self._price(call, device) for call in calls) for device in self.kinds
-            }
+            if key not in self.together:
+                self.together[key] = {
+                    device: sum(self._price(call, device) for call in calls)
+                    for device in self.kinds
+                }
+            return self.together[key]
         except CostModelError as error:
             raise CostModelError(f"node '{name}': {error}") from error
 

@@ -17,12 +17,12 @@ from torch.utils.checkpoint import checkpoint
 
 from cost_models import CostModelError, OperatorCall, OperatorRecorder
 from cost_models.signatures import tensors_in
-from partitioner.capture import DATA_DEPENDENT, Captured, GraphRun
+from partitioner.capture import DATA_DEPENDENT, Answering, Captured, GraphRun
 from partitioner.capture.clone import NamedTensor, fake_like, named_tensors
 from partitioner.graph.ledger import Life, StorageLedger
 from partitioner.graph.loss import OUTPUT_LOSS, Loss, trainable_outputs
 from partitioner.graph.trace import GradientFlow, NodeTrace, Rehearsal
-from partitioner.graph.unknown import Unknown, fake_value
+from partitioner.graph.unknown import Unknown, fake_value, with_all_gradients
 
 
 class Run(GraphRun):
@@ -223,11 +223,23 @@ class Run(GraphRun):
         return super().fetch_attr(target)
 
     def call_module(self, target: Any, args: Any, kwargs: Any) -> Any:
-        """Call a leaf module, under activation checkpointing where the model did so."""
+        """Call a leaf module, under activation checkpointing where the model did so.
+
+        One that decides by its data is told stand-ins, the other ones where the first lead nowhere.
+        """
         module = self.model.get_submodule(target)
         if self.captured.nodes[self.order[self.current]].checkpointed:
             return checkpoint(module, *args, use_reentrant=False, **kwargs)
-        return module(*args, **kwargs)
+        answering = Answering()
+        try:
+            with answering:
+                result = super().call_module(target, args, kwargs)
+        except DATA_DEPENDENT:
+            self.traces[self.current].forward.clear()
+            answering.go_on(other=True)
+            with answering:
+                result = super().call_module(target, args, kwargs)
+        return with_all_gradients(result, module) if answering.given else result
 
     def _unknown(self, n: fx.Node) -> Any:
         """A node that decides by its data: its recorded value, charged by bytes."""

@@ -9,22 +9,32 @@ from partitioner.placement.baseline import (
 )
 from partitioner.placement.build import build_pipeline_plan, build_plan
 from partitioner.placement.check import check, check_placement, objective_value, targets
+from partitioner.placement.curves import memory_curves
 from partitioner.placement.document import PlanDocument
 from partitioner.placement.memory import Measured, memory_use, peak_nbytes
 from partitioner.placement.parts import (
+    AllReduce,
     Certificate,
     ClusterRecord,
     DeviceRecord,
+    Held,
     LinkRecord,
+    LinkTraffic,
+    MemoryCurve,
     MemoryUse,
     ModelIdentity,
+    NetworkRecord,
     NodeCosts,
+    NodeRecord,
     PipelineRecord,
+    Rehearsal,
     StateRecord,
     TensorRecord,
     Transfer,
 )
 from partitioner.placement.pipeline import Pipelined, pipelined, placement_of_stages
+from partitioner.placement.pipeline_memory import ReckonedMemory, pipeline_memory
+from partitioner.placement.replicas import check_alike
 from partitioner.placement.restore import cost_graph_of
 from partitioner.placement.state import alternate_placement, owned_state, state_placement
 from partitioner.placement.timeline import (
@@ -37,17 +47,25 @@ from partitioner.placement.timeline import (
 from partitioner.placement.transfers import transfers
 
 __all__ = [
+    "AllReduce",
     "Certificate",
     "ClusterRecord",
     "DeviceRecord",
+    "Held",
     "LinkRecord",
+    "LinkTraffic",
     "Measured",
+    "MemoryCurve",
     "MemoryUse",
     "ModelIdentity",
+    "NetworkRecord",
     "NodeCosts",
+    "NodeRecord",
     "PipelineRecord",
     "Pipelined",
     "PlanDocument",
+    "ReckonedMemory",
+    "Rehearsal",
     "Span",
     "StateRecord",
     "TensorRecord",
@@ -60,15 +78,18 @@ __all__ = [
     "build_plan",
     "by_hand",
     "check",
+    "check_alike",
     "check_placement",
     "cost_graph_of",
     "equal_counts",
     "infer_placement",
+    "memory_curves",
     "memory_use",
     "next_fit",
     "objective_value",
     "owned_state",
     "peak_nbytes",
+    "pipeline_memory",
     "pipelined",
     "placement_of_stages",
     "state_placement",

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TypeVar
-
-from msgspec.structs import replace
+from typing import Any, TypeVar
 
 from partitioner.capture import Captured, StateSpec, TensorSpec, inputs_of, records
 from partitioner.graph.cost_graph import CostGraph
 from partitioner.graph.loss import OUTPUT_LOSS, Loss
 from partitioner.placement.check import check, check_placement
+from partitioner.placement.curves import memory_curves, pipeline_memory_curves
 from partitioner.placement.document import PlanDocument
 from partitioner.placement.memory import Measured, memory_use
 from partitioner.placement.parts import (
@@ -72,11 +71,11 @@ def build_plan(
     placement = {node: solution.assignment[node] for node in graph.order}
     homes = state_placement(captured, placement)
     document = document_type(
+        **_records(captured, graph, cluster, constraints, graph.devices),
         objective=objective,
         mode=mode,
         optimizer=optimizer,
         loss=_loss(loss, mode),
-        devices=cluster.names,
         placement=placement,
         parameters={
             name: homes[name]
@@ -96,13 +95,7 @@ def build_plan(
             solver=solution.solver,
             seconds=solution.seconds,
         ),
-        constraints=tuple(str(constraint) for constraint in constraints),
-        cluster=ClusterRecord.of(cluster),
-        model=ModelIdentity(captured.model_class, tuple(map(_state, captured.state.values()))),
-        inputs=inputs_of(captured),
-        program=records(captured),
-        costs={node: _costs(graph, node) for node in graph.order},
-        unpriced=graph.unpriced,
+        memory_curves=memory_curves(graph, placement, cluster),
         rehearsal=_rehearsal(measured),
     )
     check(document, graph, cluster, measured)
@@ -120,7 +113,8 @@ def build_pipeline_plan(
     optimizer: str | None,
     loss: Loss = OUTPUT_LOSS,
     constraints: Sequence[Constraint] = (),
-    measured: Mapping[str, Measured] | None = None,
+    measured: Mapping[str, Measured],
+    outlook: Sequence[str] = (),
     document_type: type[Document] = PlanDocument,  # type: ignore[assignment]
 ) -> Document:
     """The plan that stages stand for; see `build_plan` for what both take.
@@ -129,13 +123,15 @@ def build_pipeline_plan(
         captured: the recording of one micro-batch.
         graph: its costs.
         cluster: that it was planned for.
-        record: stages and schedule; its bubble is counted anew.
+        record: stages, schedule and replicas; what follows from these is counted anew.
         bound: seconds that no division can beat.
         mode: `"train"` or `"inference"`.
         optimizer: name, where one was given.
         loss: of a training step.
         constraints: that the stages satisfy.
-        measured: bytes by device name, from a run of the pipeline.
+        measured: bytes by name of the first replica's devices, from a run of the pipeline, or
+            reckoned by `pipeline_memory`.
+        outlook: sentences for the document.
         document_type: `PlanDocument` or a class that adds verbs to it.
 
     Raises:
@@ -143,18 +139,24 @@ def build_pipeline_plan(
     """
     check_name("mode", mode, MODES)
     found = pipelined(captured, graph, cluster, record)
-    step = found.timetable.seconds
+    step = found.step_seconds
     placement = placement_of_stages(captured, found.parts, record.ranks)
+    held = {
+        name: measured[first]
+        for devices in record.pipelines
+        for first, name in zip(record.ranks, devices, strict=True)
+    }
     homes: dict[str, str] = {}
     for part in found.parts:
         for name in part.state:
             homes.setdefault(name, record.ranks[part.index % len(record.ranks)])
+    priced = record.ranks if record.replicas else graph.devices
     document = document_type(
+        **_records(captured, graph, cluster, constraints, priced),
         objective="throughput",
         mode=mode,
         optimizer=optimizer,
         loss=_loss(loss, mode),
-        devices=cluster.names,
         placement=placement,
         parameters={
             name: homes.get(canonical, record.ranks[0])
@@ -163,7 +165,7 @@ def build_pipeline_plan(
             for name in state.names
         },
         transfers=found.transfers,
-        memory=memory_use(graph, placement, cluster, measured),
+        memory=memory_use(graph, placement, cluster, held),
         step_seconds=step,
         bottleneck_seconds=found.bottleneck_seconds,
         certificate=Certificate(
@@ -173,18 +175,41 @@ def build_pipeline_plan(
             gap=max(0.0, (step - bound) / step) if step else 0.0,
             solver="dynamic programme over stages",
         ),
-        constraints=tuple(str(constraint) for constraint in constraints),
-        cluster=ClusterRecord.of(cluster),
-        model=ModelIdentity(captured.model_class, tuple(map(_state, captured.state.values()))),
-        inputs=inputs_of(captured),
-        program=records(captured),
-        costs={node: _costs(graph, node) for node in graph.order},
-        unpriced=graph.unpriced,
+        memory_curves=pipeline_memory_curves(graph, record, found),
         rehearsal=_rehearsal(measured),
-        pipeline=replace(record, bubble=found.timetable.bubble),
+        pipeline=found.recorded(record),
+        outlook=tuple(outlook),
     )
     check(document, graph, cluster)
     return document
+
+
+def _records(
+    captured: Captured,
+    graph: CostGraph,
+    cluster: Cluster,
+    constraints: Sequence[Constraint],
+    priced: Sequence[str],
+) -> dict[str, Any]:
+    """What every plan keeps of the model, its inputs and costs, and of what was asked for.
+
+    Args:
+        captured: the recorded model.
+        graph: its costs.
+        cluster: the devices and links.
+        constraints: of the user.
+        priced: devices whose costs are kept.
+    """
+    return {
+        "devices": cluster.names,
+        "constraints": tuple(str(constraint) for constraint in constraints),
+        "cluster": ClusterRecord.of(cluster),
+        "model": ModelIdentity(captured.model_class, tuple(map(_state, captured.state.values()))),
+        "inputs": inputs_of(captured),
+        "program": records(captured),
+        "costs": {node: _costs(graph, node, priced) for node in graph.order},
+        "unpriced": graph.unpriced,
+    }
 
 
 def _state(state: StateSpec) -> StateRecord:
@@ -202,20 +227,24 @@ def _loss(loss: Loss, mode: str) -> LossRecord | None:
 def _rehearsal(measured: Mapping[str, Measured] | None) -> Rehearsal:
     if measured is None:
         return "none"
-    return "values" if any(use.on_values for use in measured.values()) else "sizes"
+    return next((use.rehearsal for use in measured.values()), "sizes")
 
 
 def _tensor(spec: TensorSpec) -> TensorRecord:
     return TensorRecord(spec.shape, spec.dtype, spec.nbytes, spec.requires_grad)
 
 
-def _costs(graph: CostGraph, node: str) -> NodeCosts:
+def _costs(graph: CostGraph, node: str, devices: Sequence[str]) -> NodeCosts:
     cost, tensor = graph.cost(node), graph.tensor(node)
+
+    def by_device(seconds: Mapping[str, float]) -> dict[str, float]:
+        return {device: float(seconds[device]) for device in devices if device in seconds}
+
     return NodeCosts(
         operator=cost.operator,
         module_path=cost.module_path,
-        forward_seconds={device: float(s) for device, s in cost.forward_seconds.items()},
-        backward_seconds={device: float(s) for device, s in cost.backward_seconds.items()},
+        forward_seconds=by_device(cost.forward_seconds),
+        backward_seconds=by_device(cost.backward_seconds),
         nbytes=tensor.nbytes,
         gradient_nbytes=tensor.gradient_nbytes,
         flops=cost.flops,

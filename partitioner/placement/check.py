@@ -7,18 +7,19 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import chain
+from itertools import chain, zip_longest
 from math import isclose
 from typing import TYPE_CHECKING
 
 import networkx as nx
+from msgspec.structs import replace
 
 from partitioner.capture import captured_of
 from partitioner.errors import PlanError, SolverError, SpecError
 from partitioner.graph.cost_graph import CostGraph
 from partitioner.placement.memory import Measured, fullness, peak_nbytes
-from partitioner.placement.parts import PipelineRecord, Transfer
-from partitioner.placement.pipeline import pipelined
+from partitioner.placement.parts import AllReduce, LinkTraffic, PipelineRecord, Transfer
+from partitioner.placement.pipeline import Pipelined, pipelined
 from partitioner.placement.timeline import bottleneck_seconds, step_seconds
 from partitioner.placement.transfers import receivers
 from partitioner.placement.validate import faults, first_few
@@ -284,23 +285,49 @@ def _wrong_pipeline(
         yield f"pipeline: {error}"
         return
     for key, counted, claimed in (
-        ("step_seconds", found.timetable.seconds, document.step_seconds),
+        ("step_seconds", found.step_seconds, document.step_seconds),
         ("bottleneck_seconds", found.bottleneck_seconds, document.bottleneck_seconds),
         ("pipeline.bubble", found.timetable.bubble, pipeline.bubble),
     ):
         if not isclose(counted, claimed, rel_tol=RELATIVE_TOLERANCE, abs_tol=1e-12):
             yield f"{key} is {counted:.9g}, not {claimed:.9g}"
+    yield from _wrong_sums(pipeline, found)
     yield from _wrong_wires(graph, pipeline, document)
+
+
+def _wrong_sums(pipeline: PipelineRecord, found: Pipelined) -> Iterator[str]:
+    """Sums over replicas and the traffic of links, where they differ from what was counted."""
+    for key, counted, claimed in (
+        ("all_reduce", found.all_reduce, pipeline.all_reduce),
+        ("traffic", found.traffic, pipeline.traffic),
+    ):
+        one, other = ([_rounded(part) for part in parts] for parts in (counted, claimed))
+        if one != other:
+            yield f"pipeline.{key}: {first_few(_unequal(one, other))}"
+
+
+def _rounded(part: AllReduce | LinkTraffic) -> str:
+    return str(replace(part, seconds=float(f"{part.seconds:.6g}")))
+
+
+def _unequal(counted: Sequence[str], claimed: Sequence[str]) -> Iterator[str]:
+    for one, other in zip_longest(counted, claimed, fillvalue="nothing"):
+        if one != other:
+            yield f"{one} was counted, not {other}"
 
 
 def _wrong_stages(pipeline: PipelineRecord, document: PlanDocument) -> Iterator[str]:
     if not pipeline.ranks or not pipeline.stages:
         yield "pipeline: there is no stage, or no rank"
         return
-    for rank in pipeline.ranks:
+    for devices in pipeline.pipelines:
+        if len(devices) != len(pipeline.ranks):
+            yield f"pipeline.replicas: {devices} are not as many as there are ranks"
+    named = [name for devices in pipeline.pipelines for name in devices]
+    for rank in named:
         if rank not in document.devices:
             yield f"pipeline.ranks: '{rank}' is no device of the plan"
-    if len(set(pipeline.ranks)) < len(pipeline.ranks):
+    if len(set(named)) < len(named):
         yield "pipeline.ranks: a device is named twice"
     stages = 1 + max(pipeline.stages.values())
     if stages % len(pipeline.ranks):

@@ -19,6 +19,7 @@ from partitioner.placement.parts import (
     Certificate,
     ClusterRecord,
     LossRecord,
+    MemoryCurve,
     MemoryUse,
     ModelIdentity,
     NodeCosts,
@@ -72,9 +73,11 @@ class PlanDocument(
         outlook: sentences on what limits the plan, and what more devices or memory would bring.
         unpriced: operators whose seconds were reckoned from the bytes that they touch alone, which
             may be too few.
-        rehearsal: what the promised memory was measured with: `"sizes"` alone; the example's
-            `"values"`, where the model decides by its data; `"none"` where nothing was
-            measured, as where such a model had no data, and memory is predicted.
+        memory_curves: by device name, how full it is in the course of a step; older plans have
+            none.
+        rehearsal: what the promised memory was measured with: `"sizes"` alone; where the model
+            decides by its data, the example's `"values"`, or both `"stand-ins"` for each where
+            there were none; `"none"` where nothing was measured, and memory is predicted.
     """
 
     schema: int = SCHEMA
@@ -99,6 +102,7 @@ class PlanDocument(
     pipeline: PipelineRecord | None = None
     outlook: tuple[str, ...] = ()
     unpriced: tuple[str, ...] = ()
+    memory_curves: Mapping[str, MemoryCurve] = {}
     rehearsal: Rehearsal = "sizes"
 
     def to_json(self) -> str:
@@ -107,7 +111,7 @@ class PlanDocument(
             self, certificate=msgspec.structs.replace(self.certificate, seconds=None)
         )
         content = msgspec.to_builtins(timeless)
-        for key in ("loss", "pipeline", "unpriced"):
+        for key in ("loss", "memory_curves", "pipeline", "unpriced"):
             if not content[key]:
                 del content[key]
         if self.rehearsal == "sizes":
@@ -135,6 +139,7 @@ class PlanDocument(
         return Cluster(
             devices=tuple(Device(d.name, memory=d.memory) for d in self.cluster.devices),
             links=self.cluster.declared_links(),
+            network=self.cluster.declared_network(),
         )
 
     @property

@@ -7,7 +7,7 @@ from itertools import accumulate
 from typing import Protocol
 
 from partitioner.graph.cost_graph import CostGraph
-from partitioner.placement.parts import MemoryUse
+from partitioner.placement.parts import MemoryUse, Rehearsal
 from partitioner.spec import Cluster
 
 ROLES = ("parameters", "gradients", "optimizer", "activations")
@@ -37,8 +37,8 @@ class Measured(Protocol):
         """The most at any moment."""
 
     @property
-    def on_values(self) -> bool:
-        """Whether the run was on values, not on sizes alone."""
+    def rehearsal(self) -> Rehearsal:
+        """What the run was on."""
 
 
 def peak_nbytes(

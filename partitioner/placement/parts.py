@@ -7,12 +7,12 @@ from typing import Annotated, Any, Literal, Self
 
 import msgspec
 
-from partitioner.spec import Cluster, Device, Link
+from partitioner.spec import Cluster, Device, Link, Network, Node
 
 Count = Annotated[int, msgspec.Meta(ge=0)]
 Seconds = Annotated[float, msgspec.Meta(ge=0)]
 Phase = Literal["forward", "backward"]
-Rehearsal = Literal["sizes", "values", "none"]
+Rehearsal = Literal["sizes", "values", "stand-ins", "none"]
 
 
 class _Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -62,6 +62,44 @@ class MemoryUse(_Part, frozen=True):
     limit: Count | None
 
 
+class Held(_Part, frozen=True):
+    """Something that a device holds.
+
+    Attributes:
+        what: a parameter's or a node's name, or a few words.
+        role: `"parameters"`, `"gradients"`, `"optimizer"`, `"activations"` or `"workspace"`.
+        nbytes: that it takes.
+    """
+
+    what: str
+    role: str
+    nbytes: Count
+
+
+class MemoryCurve(_Part, frozen=True, kw_only=True):
+    """How full a device is in the course of a step, reckoned from the lifetimes of values.
+
+    Its top may differ by some percent from `MemoryUse.peak`, which the dry run measured.
+
+    Attributes:
+        seconds: when it changes, from the beginning of the step, ascending.
+        parameters: bytes from each of these times on; likewise the other roles.
+        at_peak: the largest things that are held at the fullest moment, largest first.
+        others: how many more there are then.
+        others_nbytes: that these take.
+    """
+
+    seconds: tuple[Seconds, ...]
+    parameters: tuple[Count, ...]
+    gradients: tuple[Count, ...]
+    optimizer: tuple[Count, ...]
+    activations: tuple[Count, ...]
+    workspace: tuple[Count, ...]
+    at_peak: tuple[Held, ...]
+    others: Count
+    others_nbytes: Count
+
+
 class Certificate(_Part, frozen=True, eq=False):
     """How good the plan is, and who says so.
 
@@ -103,7 +141,35 @@ class NodeCosts(_Part, frozen=True):
     flops: Count
 
 
-class PipelineRecord(_Part, frozen=True):
+class AllReduce(_Part, frozen=True):
+    """How one rank's gradients are summed over all replicas, in a ring.
+
+    Attributes:
+        nbytes: of the gradients.
+        seconds: that it takes, with the rings of all ranks under way.
+    """
+
+    nbytes: Count
+    seconds: Seconds
+
+
+class LinkTraffic(_Part, frozen=True):
+    """What goes from one device to another in a step of all replicas.
+
+    Attributes:
+        source: device name.
+        destination: device name.
+        nbytes: carried.
+        seconds: that the links on the way are busy.
+    """
+
+    source: str
+    destination: str
+    nbytes: Count
+    seconds: Seconds
+
+
+class PipelineRecord(_Part, frozen=True, omit_defaults=True):
     """A plan for micro-batches that flow through stages.
 
     Attributes:
@@ -111,7 +177,11 @@ class PipelineRecord(_Part, frozen=True):
         micro_batches: in one step; the plan's costs and inputs are those of one of them.
         ranks: device names; stage `s` is on `ranks[s % len(ranks)]`.
         stages: stage number by node, from 0; nodes that are absent follow their readers.
-        bubble: the share of the ranks' time in a step in which they do not compute.
+        bubble: the share of the ranks' time, from the first forward to the last backward, in which
+            they do not compute.
+        replicas: by further replica, its devices by rank; each takes a batch of its own.
+        all_reduce: by rank, of its gradients, where there are replicas.
+        traffic: by link, where there are replicas.
     """
 
     schedule: str
@@ -119,6 +189,14 @@ class PipelineRecord(_Part, frozen=True):
     ranks: tuple[str, ...]
     stages: Mapping[str, Count]
     bubble: Seconds
+    replicas: tuple[tuple[str, ...], ...] = ()
+    all_reduce: tuple[AllReduce, ...] = ()
+    traffic: tuple[LinkTraffic, ...] = ()
+
+    @property
+    def pipelines(self) -> tuple[tuple[str, ...], ...]:
+        """By replica, its devices by rank."""
+        return self.ranks, *self.replicas
 
     @property
     def stages_per_rank(self) -> int:
@@ -190,11 +268,29 @@ class LinkRecord(_Part, frozen=True, omit_defaults=True, kw_only=True):
     broken: bool = False
 
 
-class ClusterRecord(_Part, frozen=True):
+class NodeRecord(_Part, frozen=True, omit_defaults=True):
+    """A node as it was declared; see `partitioner.spec.Node`."""
+
+    devices: tuple[str, ...]
+    bandwidth: Seconds
+    latency: Seconds
+    cards: int | None = None
+
+
+class NetworkRecord(_Part, frozen=True):
+    """Nodes and the network between them; see `partitioner.spec.Network`."""
+
+    nodes: tuple[NodeRecord, ...]
+    bandwidth: Seconds
+    latency: Seconds
+
+
+class ClusterRecord(_Part, frozen=True, omit_defaults=True):
     """What the plan was made for. Pairs without a link had the stated default."""
 
     devices: tuple[DeviceRecord, ...]
     links: tuple[LinkRecord, ...]
+    network: NetworkRecord | None = None
 
     @classmethod
     def of(cls, cluster: Cluster) -> Self:
@@ -223,6 +319,7 @@ class ClusterRecord(_Part, frozen=True):
                 )
                 for link in cluster.links
             ),
+            network=_network(cluster.network),
         )
 
     def cluster(self) -> Cluster:
@@ -232,7 +329,7 @@ class ClusterRecord(_Part, frozen=True):
             SpecError: there can be no such cluster.
         """
         devices = (Device(**msgspec.structs.asdict(record)) for record in self.devices)
-        return Cluster(tuple(devices), self.declared_links())
+        return Cluster(tuple(devices), self.declared_links(), self.declared_network())
 
     def declared_links(self) -> tuple[Link, ...]:
         """The links again.
@@ -241,6 +338,30 @@ class ClusterRecord(_Part, frozen=True):
             SpecError: there can be no such links.
         """
         return tuple(Link(**msgspec.structs.asdict(record)) for record in self.links)
+
+    def declared_network(self) -> Network | None:
+        """The network again.
+
+        Raises:
+            SpecError: there can be no such network.
+        """
+        if self.network is None:
+            return None
+        nodes = tuple(Node(**msgspec.structs.asdict(node)) for node in self.network.nodes)
+        return Network(nodes, self.network.bandwidth, self.network.latency)
+
+
+def _network(network: Network | None) -> NetworkRecord | None:
+    if network is None:
+        return None
+    return NetworkRecord(
+        nodes=tuple(
+            NodeRecord(node.devices, float(node.bandwidth), float(node.latency), node.cards)
+            for node in network.nodes
+        ),
+        bandwidth=float(network.bandwidth),
+        latency=float(network.latency),
+    )
 
 
 def _number(value: Any, kind: type) -> Any:

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from msgspec.structs import replace
+
 from partitioner.capture import Captured
 from partitioner.graph import StagePart, split_stages
 from partitioner.graph.cost_graph import CostGraph
-from partitioner.placement.parts import PipelineRecord, Transfer
+from partitioner.placement.parts import AllReduce, LinkTraffic, PipelineRecord, Transfer
+from partitioner.placement.replicas import Traffic, add_rings, all_reduces, check_alike
 from partitioner.schedule import StageSeconds, Timetable, orders, simulate
 from partitioner.solve.formulate_stages import WEIGHT_SHARE, weighted_nodes
 from partitioner.spec import Cluster
@@ -21,16 +24,31 @@ class Pipelined:
     Attributes:
         parts: the stages.
         seconds: by stage, of one micro-batch.
-        timetable: of one step.
-        transfers: of one micro-batch, in the order in which they happen.
+        timetable: of one step, up to the last gradient of each replica.
+        step_seconds: with the sums over replicas, each of which begins when its rank is done.
+        transfers: of one micro-batch of the first replica, in the order in which they happen.
         bottleneck_seconds: what the busiest rank, or link, has to do in one step.
+        all_reduce: by rank, where there are replicas.
+        traffic: by link, where there are replicas.
     """
 
     parts: tuple[StagePart, ...]
     seconds: tuple[StageSeconds, ...]
     timetable: Timetable
+    step_seconds: float
     transfers: tuple[Transfer, ...]
     bottleneck_seconds: float
+    all_reduce: tuple[AllReduce, ...] = ()
+    traffic: tuple[LinkTraffic, ...] = ()
+
+    def recorded(self, record: PipelineRecord) -> PipelineRecord:
+        """The record with what was counted."""
+        return replace(
+            record,
+            bubble=self.timetable.bubble,
+            all_reduce=self.all_reduce,
+            traffic=self.traffic,
+        )
 
 
 def pipelined(
@@ -40,7 +58,7 @@ def pipelined(
 
     Raises:
         PlanError: the stages do not fit the recording.
-        SpecError: the schedule does not take these numbers.
+        SpecError: the schedule does not take these numbers, or the replicas are not alike.
     """
     parts = split_stages(captured, record.stages)
     moves = _transfers(graph, cluster, record, parts)
@@ -54,15 +72,40 @@ def pipelined(
         training=captured.training,
     )
     table = simulate(plan, seconds)
-    busy: dict[object, float] = {}
-    for move in moves:
-        for link in cluster.road(move.source, move.destination):
-            for lane in link.lanes or (link.ends,):
-                taken = record.micro_batches * link.seconds(move.nbytes)
-                busy[lane] = busy.get(lane, 0.0) + taken
+    traffic = Traffic(cluster)
+    place = {name: rank for rank, name in enumerate(record.ranks)}
+    for devices in record.pipelines:
+        for move in moves:
+            source, destination = devices[place[move.source]], devices[place[move.destination]]
+            traffic.add(source, destination, move.nbytes, record.micro_batches)
+    sums: tuple[AllReduce, ...] = ()
+    step = table.seconds
+    if record.replicas:
+        check_alike(cluster, record.pipelines)
+        nbytes = _gradient_nbytes(captured, parts, len(record.ranks))
+        sums = all_reduces(cluster, record.pipelines, nbytes)
+        add_rings(traffic, record.pipelines, nbytes)
+        ends = zip(table.ends, sums, strict=True)
+        step = max(step, *(end + each.seconds for end, each in ends))
     return Pipelined(
-        parts, seconds, table, moves, max((*table.busy_seconds, *busy.values()), default=0.0)
+        parts,
+        seconds,
+        table,
+        step,
+        moves,
+        max((*table.busy_seconds, *traffic.busy.values()), default=0.0),
+        sums,
+        tuple(traffic.links.values()) if record.replicas else (),
     )
+
+
+def _gradient_nbytes(captured: Captured, parts: Sequence[StagePart], ranks: int) -> tuple[int, ...]:
+    """By rank, the bytes of its parameters' gradients."""
+    found = [0] * ranks
+    for part in parts:
+        tensors = (captured.state[name].tensor for name in part.state)
+        found[part.index % ranks] += sum(t.nbytes for t in tensors if t.requires_grad)
+    return tuple(found) if captured.training else (0,) * ranks
 
 
 def placement_of_stages(

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from partitioner.placement.parts import Transfer
 
 ROLES = ("parameter", "buffer", "constant")
+MEMORY_ROLES = ("parameters", "gradients", "optimizer", "activations", "workspace")
 RELATIVE_TOLERANCE = 1e-6
 
 
@@ -147,6 +148,14 @@ def _memory(document: PlanDocument) -> Iterator[str]:
     for name, use in document.memory.items():
         if use.limit is not None and use.peak > use.limit:
             yield f"memory.{name}: a peak of {use.peak} bytes passes the limit of {use.limit} bytes"
+    for name, curve in document.memory_curves.items():
+        key = f"memory_curves.{name}"
+        if name not in document.devices:
+            yield f"{key}: unknown device {name!r}; {hint(name, document.devices)}"
+        if any(len(getattr(curve, role)) != len(curve.seconds) for role in MEMORY_ROLES):
+            yield f"{key}: there is not one number of bytes for each of its times"
+        if list(curve.seconds) != sorted(curve.seconds) or not all(map(isfinite, curve.seconds)):
+            yield f"{key}.seconds: the times do not ascend"
 
 
 def _numbers(document: PlanDocument) -> Iterator[str]:

@@ -14,6 +14,7 @@ from partitioner.report.wording import (
     assumptions,
     busy_seconds,
     devices_used,
+    like_it,
     listed,
     moved,
     passes,
@@ -37,29 +38,37 @@ def explain(document: PlanDocument, outlook: Sequence[str] = ()) -> str:
         document: the plan.
         outlook: further sentences, beside those of the plan.
     """
-    graph = partition_graph(document)
-    points = [
-        *_reasons(document),
-        *_cut(document, graph),
-        _time(document, graph),
-        *_memory(document),
-        *document.outlook,
-        *outlook,
-        *(f"Note: {text}." for text in assumptions(document)),
-    ]
     lines = [title(document), verdict(document), ""]
-    for point in points:
+    for point in reasons(document, outlook):
         lines += textwrap.wrap(
             point, COLUMNS, initial_indent="- ", subsequent_indent="  ", break_long_words=False
         )
     return "\n".join(lines)
 
 
-def _reasons(document: PlanDocument) -> Iterator[str]:
+def reasons(document: PlanDocument, outlook: Sequence[str] = ()) -> list[str]:
+    """The same, as sentences."""
+    graph = partition_graph(document)
+    return [
+        *_why(document),
+        *_whole(document),
+        *_cut(document, graph),
+        _time(document, graph),
+        *_replicas(document),
+        *_memory(document),
+        *document.outlook,
+        *outlook,
+        *(f"Note: {text}." for text in assumptions(document)),
+    ]
+
+
+def _why(document: PlanDocument) -> Iterator[str]:
     """Why one device, or why more than one."""
     used = devices_used(document)
     proof = quality(document.certificate)
-    if len(used) == 1:
+    if "" in document.program.opaque:
+        yield f"All of it is on {used[0]}: the model cannot be split."
+    elif len(used) == 1:
         yield f"All of it fits on {used[0]}: nothing has to be split."
         if len(document.devices) > 1 and document.objective == "latency":
             claim = "no split is faster" if proof == "proved best" else "no faster split was found"
@@ -73,6 +82,20 @@ def _reasons(document: PlanDocument) -> Iterator[str]:
         yield f"Demanded by you: {'; '.join(document.constraints)}."
     if document.certificate.status != "optimal":
         yield f"The search ended early: the plan is {proof}. More time may find a better one."
+
+
+def _whole(document: PlanDocument) -> Iterator[str]:
+    """Which parts are called whole, since no graph stands for them, and why."""
+    parts = list(document.program.opaque.items())
+    named = [f"{_quoted(path)} ({reason})" for path, reason in parts[:SHOWN]]
+    more = f", and so are {len(parts) - SHOWN} more" if len(parts) > SHOWN else ""
+    if named:
+        verb = "is" if len(parts) == 1 else "are"
+        yield f"Called whole, as one unit each, {verb} {listed(named)}{more}."
+
+
+def _quoted(path: str) -> str:
+    return f"'{path}'" if path else "the model"
 
 
 def _cut(document: PlanDocument, graph: PartitionGraph) -> Iterator[str]:
@@ -112,9 +135,30 @@ def _time(document: PlanDocument, graph: PartitionGraph) -> str:
     parts = [f"{box.full_name} ({percent(box.seconds / total)})" for box in slowest if box.seconds]
     busy = busy_seconds(document)
     used = devices_used(document)
-    shares = [f"{device} computes for {format_seconds(busy[device])}" for device in used]
+    same = like_it(document)
+    shares = [
+        f"{device} computes for {format_seconds(busy[device])}" for device in used if device in same
+    ]
     return f"Of a step of {format_seconds(document.step_seconds)}, {listed(shares)}" + (
         f"; most of it in {listed(parts)}." if len(parts) > 1 else "."
+    )
+
+
+def _replicas(document: PlanDocument) -> Iterator[str]:
+    """What training several copies of a pipeline costs and brings."""
+    pipeline = document.pipeline
+    if pipeline is None or not pipeline.all_reduce:
+        return
+    count = len(pipeline.pipelines)
+    longest = max(pipeline.all_reduce, key=lambda sum_: sum_.seconds)
+    busiest = max(pipeline.traffic, key=lambda link: link.seconds)
+    yield (
+        f"{count} replicas take a batch each, {format_seconds(document.step_seconds / count)} for "
+        f"one. At the end of a step their gradients are summed in rings, rank by rank: "
+        f"{format_nbytes(longest.nbytes)} in {format_seconds(longest.seconds)} where it takes "
+        f"longest. The busiest of {len(pipeline.traffic)} links is that from {busiest.source} to "
+        f"{busiest.destination}, with {format_nbytes(busiest.nbytes)} in "
+        f"{format_seconds(busiest.seconds)}."
     )
 
 

@@ -13,7 +13,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from partitioner.placement import PlanDocument
+from partitioner.placement import PipelineRecord, PlanDocument
 from partitioner.report.folding import whole_modules
 from partitioner.report.partition_graph import Crossing, PartitionGraph
 from partitioner.report.reading import partition_graph
@@ -21,6 +21,7 @@ from partitioner.report.wording import (
     assumptions,
     busy_seconds,
     kind_text,
+    like_it,
     moved,
     objective_text,
     title,
@@ -95,6 +96,8 @@ def plan_renderable(document: PlanDocument, notes: Sequence[str] = ()) -> Render
         _transfers(document, graph.crossings) if graph.crossings else Text(moved(document)),
         Text(),
     ]
+    if document.pipeline is not None and document.pipeline.traffic:
+        parts += [_traffic(document.pipeline), Text()]
     parts += [Text(f"constraint: {text}") for text in document.constraints]
     parts += [Text(f"note: {text}", style="dim") for text in (*assumptions(document), *notes)]
     return Group(*parts)
@@ -108,7 +111,7 @@ def comparison_renderable(
     best = min((row.objective for row in rows if row.fits), default=0.0)
     names = list(dict.fromkeys(device for row in ranked for device in row.peak_nbytes))
     peaks = [f"peak {name}" for name in names] if len(names) <= PEAKS else ["highest peak"]
-    table = _table("placement", objective, "of best", "step", "bottleneck", "moved", *peaks)
+    table = plain_table("placement", objective, "of best", "step", "bottleneck", "moved", *peaks)
     for row in ranked:
         held = [row.peak_nbytes.get(name, 0) for name in names]
         table.add_row(
@@ -153,16 +156,19 @@ class _Fitting:
 def _devices(document: PlanDocument) -> _Fitting:
     names = ("device", "kind", "memory", "peak", "limit", "busy")
     parts = ("weights", "gradients", "optimizer", "activations")
-    wide = _table(*names, *parts, left=names[:3])
-    narrow = _table(*names, left=names[:3])
+    wide = plain_table(*names, *parts, left=names[:3])
+    narrow = plain_table(*names, left=names[:3])
     busy = busy_seconds(document)
+    same = like_it(document)
     for device, style in zip(document.devices, _styles(document.devices), strict=True):
+        if device not in same:
+            continue
         use = document.memory[device]
         bar: RenderableType = Text()
         if use.limit:
             bar = ProgressBar(use.limit, use.peak, 8, complete_style=style, finished_style=style)
         row = (
-            Text(device, style=style),
+            Text(device + f" and {len(same[device])} more" * bool(same[device]), style=style),
             kind_text(document, device),
             bar,
             format_nbytes(use.peak),
@@ -176,7 +182,7 @@ def _devices(document: PlanDocument) -> _Fitting:
 
 
 def _placement(graph: PartitionGraph) -> Table:
-    table = _table("what", "device", "operations", "weights", "time", left=("what", "device"))
+    table = plain_table("what", "device", "operations", "weights", "time", left=("what", "device"))
     style_of = dict(zip(graph.devices, _styles(graph.devices), strict=True))
     boxes = [box for box in whole_modules(graph) if any(o.role in WORK for o in box.operations)]
     total = sum(box.seconds for box in boxes)
@@ -208,7 +214,7 @@ def _transfers(document: PlanDocument, crossings: Sequence[Crossing]) -> Table:
     cluster = document.virtual_cluster()
     over = any(cluster.detour(t.source, t.destination) for t in document.transfers)
     ends = ("moved", "from", "over", "to") if over else ("moved", "from", "to")
-    table = _table(*ends, "forward", "gradient back", "time", left=ends)
+    table = plain_table(*ends, "forward", "gradient back", "time", left=ends)
     seconds = {(t.tensor, t.phase, t.source, t.destination): t.seconds for t in document.transfers}
     largest = set(sorted(crossings, key=lambda crossing: -crossing.nbytes)[:MOVES])
     for crossing in crossings:
@@ -232,6 +238,28 @@ def _transfers(document: PlanDocument, crossings: Sequence[Crossing]) -> Table:
     return table
 
 
+def _traffic(pipeline: PipelineRecord) -> Table:
+    """The busiest links in a step of all replicas."""
+    table = plain_table("in a step", "to", "moved", "time", left=("in a step", "to"))
+    busiest = sorted(pipeline.traffic, key=lambda link: -link.seconds)
+    for link in busiest[:MOVES]:
+        table.add_row(
+            link.source,
+            link.destination,
+            format_nbytes(link.nbytes),
+            format_seconds(link.seconds),
+        )
+    if len(busiest) > MOVES:
+        rest = busiest[MOVES:]
+        table.add_row(
+            f"… and {len(rest)} more links",
+            "",
+            format_nbytes(sum(link.nbytes for link in rest)),
+            f"up to {format_seconds(rest[0].seconds)}",
+        )
+    return table
+
+
 def _some(nbytes: int) -> str:
     return format_nbytes(nbytes) if nbytes else "-"
 
@@ -240,7 +268,8 @@ def _styles(devices: Sequence[str]) -> Iterable[str]:
     return (STYLES[i % len(STYLES)] for i in range(len(devices)))
 
 
-def _table(*columns: str, left: Sequence[str] = ()) -> Table:
+def plain_table(*columns: str, left: Sequence[str] = ()) -> Table:
+    """A table of these columns; those in `left`, else the first, are of text."""
     table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), show_edge=False)
     for column in columns:
         first = column in (left or columns[:1])

@@ -26,6 +26,8 @@ def model_name(document: PlanDocument) -> str:
 def devices_used(document: PlanDocument) -> tuple[str, ...]:
     """The devices on which something runs, in the cluster's order."""
     used = set(document.placement.values())
+    for devices in document.pipeline.replicas if document.pipeline is not None else ():
+        used |= set(devices)
     return tuple(device for device in document.devices if device in used)
 
 
@@ -56,12 +58,13 @@ def verdict(document: PlanDocument) -> str:
 
 
 def pipeline_text(pipeline: PipelineRecord) -> str:
-    """Such as `"8 micro-batches through 2 stages (1f1b), bubble 12%"`."""
+    """Such as `"8 micro-batches through 2 stages (1f1b), bubble 12%"`, and the replicas."""
     stages = len(pipeline.ranks) * pipeline.stages_per_rank
+    count = len(pipeline.pipelines)
     return (
         f"{pipeline.micro_batches} micro-batches through {stages} "
         f"stage{'s' * (stages != 1)} ({pipeline.schedule}), bubble {percent(pipeline.bubble)}"
-    )
+    ) + (f", in each of {count} replicas" if count > 1 else "")
 
 
 def quality(certificate: Certificate) -> str:
@@ -131,8 +134,10 @@ def assumptions(document: PlanDocument) -> tuple[str, ...]:
 _REHEARSAL = {
     "values": "the model decides by its data: its memory was measured on the example's values, and "
     "others may take more",
-    "none": "memory is predicted, not measured in a rehearsal: a model that decides by its data "
-    "needs real parameters and inputs for that",
+    "stand-ins": "the model decides by its data: its memory was measured for the one and the other "
+    "outcome of each decision, the larger counts; real parameters and inputs would tell",
+    "none": "memory is predicted, not measured in a rehearsal: the model decides by data that it "
+    "has not, or its pipeline is too long for one",
 }
 
 
@@ -174,7 +179,20 @@ def busy_seconds(document: PlanDocument) -> dict[str, float]:
         cost = document.costs[node]
         busy[device] += cost.forward_seconds.get(device, 0.0)
         busy[device] += cost.backward_seconds.get(device, 0.0)
+    if document.pipeline is not None:
+        for devices in document.pipeline.replicas:
+            busy.update((d, busy[f]) for f, d in zip(document.pipeline.ranks, devices, strict=True))
     return {device: passes(document) * seconds for device, seconds in busy.items()}
+
+
+def like_it(document: PlanDocument) -> dict[str, tuple[str, ...]]:
+    """By device, those that have the same part in other replicas; these are left out."""
+    pipeline = document.pipeline
+    if pipeline is None or not pipeline.replicas:
+        return dict.fromkeys(document.devices, ())
+    same = {first: rest for first, *rest in zip(*pipeline.pipelines, strict=True)}
+    left_out = {device for devices in pipeline.replicas for device in devices}
+    return {d: tuple(same.get(d, ())) for d in document.devices if d not in left_out}
 
 
 def passes(document: PlanDocument) -> int:

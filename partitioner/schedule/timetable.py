@@ -69,6 +69,14 @@ class Timetable:
         return tuple(sum(i.end - i.start for i in intervals) for intervals in self.compute)
 
     @property
+    def ends(self) -> tuple[float, ...]:
+        """By rank, when it has nothing more to compute or to send."""
+        return tuple(
+            max((interval.end for interval in (*computed, *sent)), default=0.0)
+            for computed, sent in zip(self.compute, self.transfers, strict=True)
+        )
+
+    @property
     def bubble(self) -> float:
         """The share of all ranks' time in which they do not compute."""
         if not self.seconds:
@@ -137,7 +145,6 @@ def simulate(orders: Orders, stages: Sequence[StageSeconds]) -> Timetable:
         if left == before:
             waiting = [str(o[p]) for o, p in zip(orders, position, strict=True) if p < len(o)]
             raise ValueError(f"these actions wait for each other: {', '.join(waiting)}")
-    ends = [interval.end for rows in (*compute, *transfers) for interval in rows]
-    return Timetable(
-        tuple(map(tuple, compute)), tuple(map(tuple, transfers)), max(ends, default=0.0)
-    )
+    rows = tuple(map(tuple, compute)), tuple(map(tuple, transfers))
+    ends = [interval.end for row in (*compute, *transfers) for interval in row]
+    return Timetable(*rows, max(ends, default=0.0))

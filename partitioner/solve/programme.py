@@ -80,7 +80,8 @@ GAP = 1e-9
 """Absolute and relative, on costs divided by the largest one."""
 TOLERANCES = (1e-8, 1e-9, 1e-6)
 """Of rows and integrality. HiGHS at times reports a fault, or that nothing is feasible although a
-plan is known, with one of them and not with another (presolve compares slacks with tolerances)."""
+plan is known, with one of them and not with another (presolve compares slacks with tolerances);
+where it does so with all of them, `L` is left without a limit."""
 FIRST_POINTS = 24
 """So many of the fullest program points have their memory rows from the start."""
 ROUNDING = 1e-7
@@ -856,7 +857,11 @@ def _run(
         return _run_cbc(programme, seconds), False, 0
     nothing = Answer(None, -inf, False, solver_name())
     refuted = 0
-    for tolerance in TOLERANCES:
+    for turn, tolerance in enumerate((*TOLERANCES, TOLERANCES[0])):
+        if turn == len(TOLERANCES):
+            if programme.aim is not Aim.OBJECTIVE:
+                continue
+            programme.value.bounds(programme.value.lowBound, None)
         answer, interrupted, spent = _run_highs(programme, start, seconds, effort, tolerance)
         if answer is None and not interrupted:
             continue

@@ -11,12 +11,14 @@ A large problem is coarsened first; then the bound is the large problem's, and s
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from math import inf
 
 from partitioner.errors import SolverError, TimeLimitError
 from partitioner.solve.bounds import lower_bound
 from partitioner.solve.contract import contract
+from partitioner.solve.dominated import without_dominated
 from partitioner.solve.effort import Effort
 from partitioner.solve.evaluate import count
 from partitioner.solve.followers import follow
@@ -83,6 +85,7 @@ def solve(
     time_limit: float | None = None,
     seed: int = 0,
     progress: Progress | None = None,
+    start: Mapping[str, str] | None = None,
 ) -> Solution:
     """Find the best assignment, and how good any could be at most.
 
@@ -92,6 +95,8 @@ def solve(
             is the same on every machine.
         seed: of everything randomised.
         progress: called with a line of text at each step.
+        start: device name by node name, from which to search as well; without effect where it does
+            not place every node on a device that is there.
 
     Raises:
         InfeasibleError: no assignment satisfies every limit and constraint.
@@ -100,12 +105,14 @@ def solve(
     """
     started = time.monotonic()
     search = _Search(problem, started, time_limit, seed, progress or (lambda line: None))
+    search.begin_at(start or {})
     try:
         search.run()
     except KeyboardInterrupt:
         if search.best is None:
             raise
         search.say("interrupted: the best plan so far")
+        return replace(search.solution(), interrupted=True)
     return search.solution()
 
 
@@ -129,13 +136,28 @@ class _Search:
         self.patient = self.deadline is not None and self.coarse is None
         self.seed = seed
         self.say = say
-        self.problem, self.contraction = contract(problem)
+        self.problem, self.contraction = without_dominated(*contract(problem))
         self.tables = Tables(self.problem)
         self.best: list[int] | None = None
         self.value = inf
         self.bound = 0.0
         self.solver = "bounds and search"
         self.starts: list[list[int]] = []
+
+    def begin_at(self, assignment: Mapping[str, str]) -> None:
+        """Search from an assignment as well, if it says of every node where it is."""
+        place = {name: index for index, name in enumerate(self.original.devices)}
+        placed = [place.get(assignment.get(node, ""), -1) for node in self.original.nodes]
+        if -1 in placed or not all(self.tables.choices):
+            return
+        if self.coarse is not None:
+            placed = self.coarse.contraction.shrink(placed)
+        placed = self.contraction.shrink(placed)
+        devices = [
+            placed[group[0]] if placed[group[0]] in choices else choices[0]
+            for group, choices in zip(self.tables.groups, self.tables.choices, strict=True)
+        ]
+        self.starts.append([devices[group] for group in self.tables.group_of])
 
     def run(self) -> None:
         if not all(self.tables.choices) or never_fits(self.problem):

@@ -142,14 +142,18 @@ class Shortfall:
     devices: tuple[int, ...] = ()
 
 
-def solve_stages(problem: StageProblem) -> StageSolution | Shortfall:
+def solve_stages(problem: StageProblem, *, whole: bool = False) -> StageSolution | Shortfall:
     """The division with the shortest step that was found, over all numbers of devices in use.
 
     There must be at least `stages_per_rank` units.
+
+    Args:
+        problem: what to divide.
+        whole: use all devices, where the schedule and the number of units allow it.
     """
     search = _Search(problem)
     found: StageSolution | None = None
-    for sequence in _sequences(problem):
+    for sequence in _sequences(problem, whole):
         cuts = search.divide(sequence)
         if cuts is None:
             continue
@@ -228,14 +232,16 @@ def lower_bound(problem: StageProblem) -> float:
     return max(bounds)
 
 
-def _sequences(problem: StageProblem) -> Iterator[tuple[int, ...]]:
-    """Which devices are the ranks, in which order: fewer ones too."""
+def _sequences(problem: StageProblem, whole: bool) -> Iterator[tuple[int, ...]]:
+    """Which devices are the ranks, in which order: fewer ones too, unless `whole`."""
     count = len(problem.capacity_nbytes)
     places = len(problem.units)
-    for ranks in range(1, count + 1):
-        stages = ranks * problem.stages_per_rank
-        if stages > places or not _takes(problem, ranks):
-            continue
+    numbers = [
+        ranks
+        for ranks in range(1, count + 1)
+        if ranks * problem.stages_per_rank <= places and _takes(problem, ranks)
+    ]
+    for ranks in numbers[-1:] if whole else numbers:
         if count > MOST_PERMUTED:
             yield tuple(range(ranks))
             continue

@@ -23,7 +23,8 @@ from partitioner.spec.device import (
 )
 from partitioner.spec.link import ASSUMED_LINK, HOST, Link, is_host
 from partitioner.spec.names import check_name
-from partitioner.spec.reading import looks_like_file, read_cluster_file, read_shorthand
+from partitioner.spec.network import Network, Node
+from partitioner.spec.reading import Parts, looks_like_file, read_cluster_file, read_shorthand
 from partitioner.spec.sizes import (
     exact_nbytes,
     format_bandwidth,
@@ -33,7 +34,7 @@ from partitioner.spec.sizes import (
     parse_seconds,
 )
 
-__all__ = ["Cluster", "Device", "Link"]
+__all__ = ["Cluster", "Device", "Link", "Network", "Node"]
 
 Memory = int | str | Mapping[str, int | str] | None
 
@@ -42,6 +43,12 @@ Memory = int | str | Mapping[str, int | str] | None
 class Cluster:
     """Devices and links. Pairs without a declared link get the stated default.
 
+    Attributes:
+        devices: in order.
+        links: one for each pair that is declared by itself; these overrule the network.
+        network: the nodes in which devices are, and what joins these; `None` where all is said by
+            links.
+
     Raises:
         SpecError: no devices, a name twice, a link that does not join two of them, once, or one
             that is bypassed over a host to which no good link leads.
@@ -49,6 +56,7 @@ class Cluster:
 
     devices: tuple[Device, ...]
     links: tuple[Link, ...] = ()
+    network: Network | None = None
     _declared: Mapping[tuple[str, str], Link] = field(init=False, repr=False, compare=False)
     _staging: frozenset[tuple[str, str]] = field(init=False, repr=False, compare=False)
 
@@ -60,6 +68,8 @@ class Cluster:
         for i, name in enumerate(self.names):
             if name in self.names[:i]:
                 raise SpecError(f"device '{name}' is there twice; names must differ")
+        for name in self.network.devices if self.network is not None else ():
+            check_name("device", name, self.names)
         declared: dict[tuple[str, str], Link] = {}
         for link in self.links:
             for name in link.ends:
@@ -98,10 +108,10 @@ class Cluster:
         Raises:
             SpecError: something is misspelt or makes no sense, or a device's memory is not known.
         """
-        found, links = _parts(devices)
+        found, links, network = _parts(devices)
         limits = _limits(memory, [device.name for device in found])
         resolved = tuple(_resolved(device, limits.get(device.name)) for device in found)
-        return cls(resolved, (*links, *_staged(resolved, links)))
+        return cls(resolved, (*links, *_staged(resolved, links, network)), network)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -122,13 +132,16 @@ class Cluster:
         for name in (source, destination):
             if not is_host(name):
                 check_name("device", name, self.names)
-        return self._declared.get((source, destination)) or Link(
+        return self.declared_link(source, destination) or Link(
             (source, destination), ASSUMED_LINK.bytes_per_second, ASSUMED_LINK.latency_seconds
         )
 
     def declared_link(self, source: str, destination: str) -> Link | None:
-        """The one of `links` that leads from one named device to another."""
-        return self._declared.get((source, destination))
+        """The link from one named device to another, of `links` or of the network."""
+        link = self._declared.get((source, destination))
+        if link is None and self.network is not None:
+            return self.network.link(source, destination)
+        return link
 
     def road(self, source: str, destination: str) -> tuple[Link, ...]:
         """The links that a value crosses, in order, each in its one direction.
@@ -204,29 +217,32 @@ class Cluster:
             _comment(notes.get(link)) + f"[[link]]\n{tomli_w.dumps(_link_table(link))}"
             for link in self.links
         ]
+        if self.network is not None:
+            tables += [f"[[node]]\n{tomli_w.dumps(_node_table(n))}" for n in self.network.nodes]
+            tables.append(f"[network]\n{tomli_w.dumps(_speed_table(self.network))}")
         return "\n".join(tables)
 
 
-def _parts(devices: object) -> tuple[tuple[Device, ...], tuple[Link, ...]]:
+def _parts(devices: object) -> Parts:
     match devices:
         case Cluster():
-            return devices.devices, devices.links
+            return devices.devices, devices.links, devices.network
         case bool():
             raise SpecError(f"cannot read {devices!r} as devices")
         case int():
-            return tuple(Device(f"cuda:{i}") for i in range(devices)), ()
+            return tuple(Device(f"cuda:{i}") for i in range(devices)), (), None
         case str() if looks_like_file(devices):
             return read_cluster_file(devices)
         case str():
-            return read_shorthand(devices), ()
+            return read_shorthand(devices), (), None
         case os.PathLike():
             return read_cluster_file(Path(devices))
         case Device() | torch.device():
-            return (_device(devices),), ()
+            return (_device(devices),), (), None
         case Mapping():
             raise SpecError(f"devices must be a sequence, not {type(devices).__name__}")
         case Iterable():
-            return tuple(_device(device) for device in devices), ()
+            return tuple(_device(device) for device in devices), (), None
         case _:
             raise SpecError(
                 f"cannot read {devices!r} as devices; give names such as ['cuda:0', 'cuda:1'], "
@@ -271,16 +287,20 @@ def _resolved(device: Device, limit: int | None) -> Device:
     return replace(device, kind=kind, memory=min(limits))
 
 
-def _staged(devices: Sequence[Device], links: Sequence[Link]) -> Iterator[Link]:
+def _staged(
+    devices: Sequence[Device], links: Sequence[Link], network: Network | None
+) -> Iterator[Link]:
     """Links over the host between GPUs of which a kind has no peer access, where none is declared.
 
     The rule is `cost_models.has_peer_access`; a declared link overrides it.
     """
     declared = {frozenset(link.ends) for link in links}
+    joined = network.devices if network is not None else ()
     alone = {d.name for d in devices if d.kind is not None and not has_peer_access(d.kind)}
     gpus = [device.name for device in devices if not is_host(device.name)] if alone else []
     for pair in combinations(gpus, 2):
-        if not alone.isdisjoint(pair) and frozenset(pair) not in declared:
+        known = frozenset(pair) in declared or set(pair) <= set(joined)
+        if not alone.isdisjoint(pair) and not known:
             yield Link(pair, via=HOST)
 
 
@@ -308,6 +328,18 @@ def _link_table(link: Link) -> dict[str, Any]:
         "broken": link.broken or None,
     }
     return {key: value for key, value in table.items() if value is not None}
+
+
+def _node_table(node: Node) -> dict[str, Any]:
+    cards = {} if node.cards is None else {"cards": node.cards}
+    return {"devices": list(node.devices), **_speed_table(node), **cards}
+
+
+def _speed_table(figures: Node | Network) -> dict[str, Any]:
+    return {
+        "bandwidth": _readable(figures.bandwidth, format_bandwidth, parse_bandwidth),
+        "latency": _readable(figures.latency, format_seconds, parse_seconds),
+    }
 
 
 def _readable(

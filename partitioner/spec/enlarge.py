@@ -18,13 +18,15 @@ def with_twins(cluster: Cluster, name: str, count: int = 1) -> Cluster:
     """
     original = cluster.device(name)
     devices, links = list(cluster.devices), list(cluster.links)
-    for twin in _new_names(cluster, name, count):
+    twins = _new_names(cluster, name, count)
+    for twin in twins:
         own = [link for link in links if name in link.ends]
         links += [_renamed(link, {name: twin}) for link in own]
         for first in [end for link in own for end in link.ends if _is_peer(end, name)][:1]:
             links += [_renamed(link, {first: twin}) for link in own if first in link.ends]
         devices.append(replace(original, name=twin))
-    return Cluster(tuple(devices), tuple(links))
+    network = cluster.network.with_twins(name, twins) if cluster.network is not None else None
+    return Cluster(tuple(devices), tuple(links), network)
 
 
 def _renamed(link: Link, names: Mapping[str, str]) -> Link:

@@ -6,6 +6,7 @@ import os
 import re
 import tomllib
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,15 @@ from partitioner.errors import SpecError
 from partitioner.spec.device import Device, device_name
 from partitioner.spec.link import Link
 from partitioner.spec.names import hint
+from partitioner.spec.network import Network, Node
 from partitioner.spec.sizes import parse_nbytes
 
-Parts = tuple[tuple[Device, ...], tuple[Link, ...]]
+Parts = tuple[tuple[Device, ...], tuple[Link, ...], Network | None]
 
 MOST_DEVICES = 4096
 """The most that a count in a shorthand may say."""
 
+_RANGE = re.compile(r"(\d+)\s*\.\.\s*(\d+)\s*x\s*(.+)")
 _COUNTED = re.compile(r"(\d+)\s*x\s*(.+)")
 _NUMBER = (str, int, float)
 _DEVICE_KEYS: Mapping[str, tuple[type, ...]] = {
@@ -40,17 +43,25 @@ _LINK_KEYS: Mapping[str, tuple[type, ...]] = {
     "shared": (str, list),
     "broken": (bool,),
 }
+_NODE_KEYS: Mapping[str, tuple[type, ...]] = {
+    "count": (int,),
+    "devices": (str, list),
+    "bandwidth": _NUMBER,
+    "latency": _NUMBER,
+    "cards": (int,),
+}
+_NETWORK_KEYS: Mapping[str, tuple[type, ...]] = {"bandwidth": _NUMBER, "latency": _NUMBER}
 _WANTED = {
     str: "text",
     int: "whole number",
     float: "number",
-    list: "list of two names",
+    list: "list of names",
     bool: "true or false",
 }
 
 
 def read_cluster_file(path: str | os.PathLike[str]) -> Parts:
-    """The `[[device]]` and `[[link]]` tables of a TOML file.
+    """The `[[device]]`, `[[link]]`, `[[node]]` and `[network]` tables of a TOML file.
 
     Raises:
         SpecError: the file is missing or damaged (with its line), or has an unknown key, a missing
@@ -101,6 +112,23 @@ def read_shorthand(text: str) -> tuple[Device, ...]:
     return tuple(devices)
 
 
+def counted(text: str) -> tuple[str, ...]:
+    """The shorthands that a range such as `"1..8x24GiB"` stands for; any other text is itself.
+
+    Raises:
+        SpecError: the range is empty, or begins with no device.
+    """
+    found = _RANGE.fullmatch(text.strip())
+    if found is None:
+        return (text,)
+    first, last, what = int(found[1]), int(found[2]), found[3].strip()
+    if not 1 <= first <= last <= MOST_DEVICES:
+        raise SpecError(
+            f"{text!r}: a range goes from a smaller count to a larger one, from 1 to {MOST_DEVICES}"
+        )
+    return tuple(f"{count}x{what}" for count in range(first, last + 1))
+
+
 def _bare_name(part: str, text: str) -> str:
     try:
         return device_name(part)
@@ -127,12 +155,62 @@ def _described(name: str, what: str, part: str) -> Device:
 
 
 def _parts(document: Mapping[str, Any]) -> Parts:
-    _check_keys(document, ("device", "link"), "cluster file")
+    _check_keys(document, ("device", "link", "node", "network"), "cluster file")
     devices = [_device(table, i + 1) for i, table in enumerate(_tables(document, "device"))]
     links = [_link(table, i + 1) for i, table in enumerate(_tables(document, "link"))]
+    nodes: list[Node] = []
+    for i, table in enumerate(_tables(document, "node")):
+        more, own = _nodes(table, i + 1, len(devices))
+        nodes += more
+        devices += own
     if not devices:
-        raise SpecError("there is no device; write a [[device]] table with a name for each")
-    return tuple(devices), tuple(links)
+        raise SpecError(
+            "there is no device; write a [[device]] table with a name for each, or a [[node]] "
+            "table for equal machines"
+        )
+    return tuple(devices), tuple(links), _network(document, nodes)
+
+
+def _nodes(table: object, number: int, taken: int) -> tuple[list[Node], list[Device]]:
+    """The nodes of one table, and the devices that it declares itself, numbered on from `taken`."""
+    where = f"node {number}"
+    values = _table(table, _NODE_KEYS, where)
+    _require(values, "devices", where)
+    _require(values, "bandwidth", where)
+    count, inside = values.pop("count", 1), values.pop("devices")
+    if isinstance(inside, list):
+        if count != 1:
+            raise SpecError(f"{where}: devices with names are in one node; leave out 'count'")
+        return [Node(tuple(inside), **values)], []
+    if not _COUNTED.fullmatch(inside):
+        raise SpecError(f"{where}: devices must be a count of a kind or size, such as '8xh200'")
+    one = read_shorthand(inside)
+    if not 1 <= count * len(one) <= MOST_DEVICES:
+        raise SpecError(f"{where}: there must be from 1 to {MOST_DEVICES} devices in all")
+    devices = [
+        replace(device, name=f"cuda:{taken + i * len(one) + k}")
+        for i in range(count)
+        for k, device in enumerate(one)
+    ]
+    names = [device.name for device in devices]
+    nodes = [Node(tuple(names[i * len(one) : (i + 1) * len(one)]), **values) for i in range(count)]
+    return nodes, devices
+
+
+def _network(document: Mapping[str, Any], nodes: list[Node]) -> Network | None:
+    """What joins the nodes; of a single one, nothing has to be said."""
+    if "network" not in document:
+        if len(nodes) > 1:
+            raise SpecError(
+                f"there are {len(nodes)} nodes; write a [network] table with the bandwidth of "
+                "their network cards"
+            )
+        return Network(tuple(nodes), nodes[0].bandwidth, nodes[0].latency) if nodes else None
+    values = _table(document["network"], _NETWORK_KEYS, "network")
+    _require(values, "bandwidth", "network")
+    if not nodes:
+        raise SpecError("network: there is no [[node]] table for it to join")
+    return Network(tuple(nodes), **values)
 
 
 def _device(table: object, number: int) -> Device:
@@ -173,6 +251,8 @@ def _table(table: object, types: Mapping[str, tuple[type, ...]], where: str) -> 
     for key, value in table.items():
         if type(value) not in types[key]:
             kinds = " or ".join(_WANTED[kind] for kind in types[key])
+            if key == "between":
+                kinds = "list of two names"
             raise SpecError(f"{where}: '{key}' must be a {kinds}, not {value!r}")
     return dict(table)
 

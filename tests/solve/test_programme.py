@@ -22,6 +22,7 @@ from partitioner.solve import (
     programme,
     solve,
 )
+from partitioner.solve.contract import contract
 from partitioner.solve.programme import Aim, Limits, Programme
 from partitioner.solve.state import Tables
 from partitioner.solve.waists import Walk
@@ -282,3 +283,47 @@ def test_an_objective_that_its_own_columns_contradict_is_not_believed() -> None:
     solution = solve(problem)
     assert solution.status is Status.OPTIMAL
     assert solution.bound == pytest.approx(best.objective)
+
+
+def test_a_fault_with_a_limit_on_the_objective_is_got_round() -> None:
+    """HiGHS 1.16 stops with a fault here, at all tolerances, where `L` is at most the optimum."""
+    seconds = (
+        (8e-06, 3e-06, 3e-06),
+        (6e-06, 3e-06, 9e-06),
+        (6e-06, 7e-06, 6e-06),
+        (0.0, 0.0, 0.0),
+        (9e-06, 6e-06, 7e-06),
+        (6e-06, 7e-06, 2e-06),
+        (1e-06, 6e-06, 9e-06),
+    )
+    problem = Problem(
+        objective="throughput",
+        nodes=("n0", "n1", "n2", "n3", "n4", "n5", "n6"),
+        devices=("d0", "d1", "d2"),
+        forward_seconds=seconds,
+        backward_seconds=tuple(tuple(2 * second for second in row) for row in seconds),
+        flows=(
+            Flow(source=0, targets=(6,), nbytes=4),
+            Flow(source=1, targets=(2, 4, 5), nbytes=6),
+            Flow(source=2, targets=(4, 6), nbytes=9, gradient_nbytes=9, endpoint_seconds=1e-06),
+            Flow(source=3, targets=(4,), nbytes=4, endpoint_seconds=1e-06),
+            Flow(source=4, targets=(5,), nbytes=3, gradient_nbytes=3, endpoint_seconds=1e-06),
+            Flow(source=5, targets=(6,), nbytes=1, gradient_nbytes=1),
+        ),
+        latency_seconds=((0.0, 5e-07, 2.5e-07), (1e-06, 0.0, 5e-07), (1e-06, 2.5e-07, 0.0)),
+        seconds_per_byte=((0.0, 1e-07, 5e-08), (2e-07, 0.0, 1e-07), (2e-07, 5e-08, 0.0)),
+        holds=(),
+        points=1,
+        capacity_nbytes=(None, None, None),
+        allowed=((0, 1, 2),) * 7,
+        colocated=((1, 3), (0, 1)),
+        separated=(((2,), (4,)),),
+        contiguous=True,
+        pays_endpoint=(True, False, False),
+    )
+    best = best_of_all(problem)
+    assert best is not None
+    tables = Tables(contract(problem)[0])
+    answer = Programme(tables, Aim.OBJECTIVE, Limits(known=best.objective)).solve()
+    assert answer.complete
+    assert answer.bound == pytest.approx(best.objective)
