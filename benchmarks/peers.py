@@ -1,9 +1,9 @@
 """Other ways to split a model, judged alike: `python -m benchmarks.peers [--smoke]`.
 
 Models of the zoo, in training with Adam, and generated graphs like real models, on four equal
-devices, each with a quarter more memory than the least with which the model can be held. Every
-split is counted by the same evaluator under the same costs and limits; a cell is its objective over
-the best of the row. `too full`: a memory limit is broken. `-`: not everything has a device.
+devices, each with twice the least memory with which the model can be held. Every split is counted
+by the same evaluator under the same costs and limits; a cell is its objective over the best of the
+row. `too full`: a memory limit is broken. `-`: not everything has a device.
 
 - accelerate: `infer_auto_device_map` with the devices' memory.
 - auto: the same with `get_balanced_memory` first, as `device_map="auto"` of transformers does.
@@ -58,7 +58,7 @@ MODELS = (
     "dense_experts",
 )
 SMOKE = ("mlp",)
-ROOM = 1.25
+ROOM = 2.0
 """Memory of each device over what the fullest has when memory is all that counts."""
 DEVICES = 4
 NODES = 200

@@ -8,8 +8,8 @@ The rehearsal runs the very stages under the schedule, on fake tensors that know
 process of `torch.distributed.pipelining` holds more: buffers for all micro-batches' wires, of
 which one process needs those in flight. They are added to the promise.
 
-The tables say more of a stage than it takes. Where by them nothing fits, the rehearsal of the
-division that lacks least has the last word.
+The tables say more of a stage than it takes. Where by them nothing fits, rehearsals of the
+divisions that lack least have the last word.
 """
 
 from __future__ import annotations
@@ -237,7 +237,8 @@ def _fitted(asked: _Asked, problem: StageProblem, line: Lines, shape: Shape, who
     options = subject.options
     limits = problem.capacity_nbytes
     bound = lower_bound(problem)
-    excess: Sequence[int] = ()
+    lacks: Sequence[int] = ()
+    known: dict[tuple[object, ...], dict[str, MeasuredMemory] | None] = {}
     for _ in range(REHEARSALS):
         options.say(f"dividing the model into stages on {len(names)} devices")
         solution = solve_stages(problem, whole=whole)
@@ -259,7 +260,10 @@ def _fitted(asked: _Asked, problem: StageProblem, line: Lines, shape: Shape, who
             subject.captured, stages, options.schedule, options.micro_batches,
             options.stages_per_rank,
         )  # fmt: skip
-        rehearsed = rehearse_pipeline(subject, layout, ranks)
+        division = (*solution.cuts, *ranks)
+        if division not in known:
+            known[division] = rehearse_pipeline(subject, layout, ranks)
+        rehearsed = known[division]
         if isinstance(solution, Shortfall) and rehearsed is None:
             raise _infeasible(names, solution.nbytes)
         memory = rehearsed or _reckoned(subject, layout, ranks)
@@ -276,8 +280,7 @@ def _fitted(asked: _Asked, problem: StageProblem, line: Lines, shape: Shape, who
             )
             counted = pipelined(subject.captured, subject.graph, subject.cluster, record)
             return _Found(record, memory, bound, counted.step_seconds)
-        if isinstance(solution, Shortfall):
-            break
+        lacks = min(lacks or excess, excess, key=sum)
         problem = replace(
             problem,
             capacity_nbytes=tuple(
@@ -285,7 +288,7 @@ def _fitted(asked: _Asked, problem: StageProblem, line: Lines, shape: Shape, who
                 for capacity, more in zip(problem.capacity_nbytes, excess, strict=True)
             ),
         )
-    raise _infeasible(names, excess)
+    raise _infeasible(names, lacks)
 
 
 def _reckoned(subject: Priced, layout: PipelineLayout, ranks: Sequence[str]) -> dict[str, Measured]:

@@ -51,9 +51,6 @@ def reporting_faults(record: PipelineRecord, timeout_seconds: float = 120.0) -> 
     watch.start()
     try:
         yield
-        over.set()
-        watch.join()
-        signal.signal(signal.SIGTERM, before)
     except Exception as raised:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the launcher's; this process ends by itself
         error = _root(raised)
@@ -68,6 +65,10 @@ def reporting_faults(record: PipelineRecord, timeout_seconds: float = 120.0) -> 
                 os._exit(1)
             cause = f"got nothing from another rank; {cause}"
         job.tell(dist.get_rank(), cause)
+    finally:
+        over.set()
+        watch.join()
+        signal.signal(signal.SIGTERM, before)
 
 
 class _ToldToEnd(Exception):
@@ -97,7 +98,9 @@ class _Job:
             try:
                 culprit = self.pulses.culprit(self.pulses.write(), timeout_seconds)
                 told = self._store.check([_TELLER])
-            except RuntimeError:  # the store ended, and so has the launcher
+            except RuntimeError:  # the store ended, and with it the launcher that has it
+                if over.is_set() or self._launcher is None:
+                    return
                 os._exit(1)
             if culprit is not None:
                 self.tell(*culprit)
@@ -151,8 +154,9 @@ def _root(error: BaseException) -> BaseException:
 def _is_lost(error: BaseException) -> bool:
     """Whether it is the connection to another rank that failed."""
     text = str(error).lower()
-    return isinstance(error, _ToldToEnd | dist.DistError) or any(
-        sign in text for sign in ("connection", "timed out", "timeout", "gloo", "nccl")
+    return isinstance(error, _ToldToEnd | dist.DistError) or (
+        isinstance(error, RuntimeError)
+        and any(sign in text for sign in ("connection", "timed out", "timeout", "gloo", "nccl"))
     )
 
 

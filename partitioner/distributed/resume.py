@@ -10,13 +10,13 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 from warnings import catch_warnings, filterwarnings
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
 from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.checkpoint.state_dict_loader import load
@@ -63,10 +63,10 @@ def resume_checkpoint(folder: str | os.PathLike[str], pipeline: Share, optimizer
     Returns:
         The number of steps that were done; 0 where there is no checkpoint.
     """
-    found = [max((p.parent for p in Path(folder).glob(f"step-*/{_WHOLE}")), default=None)]
+    last = [max((p.parent for p in Path(folder).glob(f"step-*/{_WHOLE}")), default=None)]
     if dist.is_initialized():
-        dist.broadcast_object_list(found)  # all take the same one
-    path = found[0]
+        dist.broadcast_object_list(last)  # all take the same one
+    path = last[0]
     if path is None:
         return 0
     names = pipeline.canonical_names()
@@ -74,11 +74,13 @@ def resume_checkpoint(folder: str | os.PathLike[str], pipeline: Share, optimizer
     with _one_process_is_fine():
         load(state, checkpoint_id=path)
     pipeline.load_state_dict(state["model"])
-    for group in optimizer.param_groups:
-        for parameter in group["params"]:
-            held = state["optimizer"].get(names[parameter], {})
-            optimizer.state[parameter] = {what: _on(parameter, v) for what, v in held.items()}
-            group.update(state["options"].get(names[parameter], {}))
+    packed = optimizer.state_dict()
+    for group, found in zip(optimizer.param_groups, packed["param_groups"], strict=True):
+        for parameter, number in zip(group["params"], found["params"], strict=True):
+            found.update(state["options"].get(names[parameter], {}))
+            if names[parameter] in state["optimizer"]:
+                packed["state"][number] = deepcopy(state["optimizer"][names[parameter]])
+    optimizer.load_state_dict(packed)
     return int(path.name.removeprefix("step-"))
 
 
@@ -108,10 +110,3 @@ def _empty(path: Path, pipeline: Share, names: set[str]) -> dict[str, dict[str, 
                 else None
             )
     return state
-
-
-def _on(parameter: nn.Parameter, value: Any) -> Any:
-    """A value of the optimizer's state where the optimizer keeps it."""
-    if isinstance(value, Tensor):
-        return value.to(parameter.device) if value.dim() else value.clone()
-    return value

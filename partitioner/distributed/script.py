@@ -95,31 +95,35 @@ def batch():
     return (@ARGS@), {@KWARGS@}
 
 
-def main(steps, folder, every, timeout):
+def main(options):
     gpu = torch.cuda.is_available()
     device = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if gpu else torch.device("cpu")
     if gpu:
         torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if gpu else "gloo", timeout=timedelta(seconds=timeout + 60))
+    patience = timedelta(seconds=options.timeout + 60)  # so that the message below comes first
+    dist.init_process_group("nccl" if gpu else "gloo", timeout=patience)
     plan = Plan.load(@PLAN@)
-    with reporting_faults(plan.pipeline, timeout):
-        train(plan, device, steps, folder, every)
+    with reporting_faults(plan.pipeline, options.timeout):
+        train(plan, device, options)
     dist.destroy_process_group()
 
 
-def train(plan, device, steps, folder, every):
+def train(plan, device, options):
     if dist.get_world_size() != REPLICAS * RANKS:
         raise SystemExit(f"start {REPLICAS * RANKS} processes, not {dist.get_world_size()}")
     mesh = init_device_mesh(
         device.type, (REPLICAS, RANKS), mesh_dim_names=("replica", "pipeline")
     )
     ranks, replicas = mesh.get_group("pipeline"), mesh.get_group("replica")
-    model = load_model("@MODEL@", seed=0)  # equal in every process
-    pipeline = plan.pipeline_rank(model, device, group=ranks, replicas=replicas)
+    with torch.device("meta" if options.weights else "cpu"):
+        model = load_model("@MODEL@", seed=0)  # equal in every process
+    pipeline = plan.pipeline_rank(
+        model, device, group=ranks, replicas=replicas, checkpoint=options.weights
+    )
     pipeline.train()
     optimizer = torch.optim.AdamW([{"params": pipeline.parameters()}], lr=1e-3)  # maybe none
-    done = resume_checkpoint(folder, pipeline, optimizer)
-    for step in range(done, steps):
+    done = resume_checkpoint(options.folder, pipeline, optimizer)
+    for step in range(done, options.steps):
         torch.manual_seed(1000 * step + mesh.get_local_rank("replica"))  # as without interruption
         args, kwargs = batch()
         losses = []
@@ -131,16 +135,16 @@ def train(plan, device, steps, folder, every):
             dist.all_reduce(loss, group=replicas)
             if mesh.get_local_rank("replica") == 0:
                 print(f"step {step}: loss {float(loss):.6f}", flush=True)
-        if every and (step + 1) % every == 0:
-            save_checkpoint(folder, step + 1, pipeline, optimizer)
+        if options.every and (step + 1) % options.every == 0:
+            save_checkpoint(options.folder, step + 1, pipeline, optimizer)
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--timeout", type=float, default=120, help="seconds that a rank may hang")
-    parser.add_argument("--folder", default="checkpoints")
+    parser.add_argument("--weights", help="a checkpoint of the model, to begin with")
+    parser.add_argument("--folder", default="checkpoints", help="of this run's own checkpoints")
     parser.add_argument("--every", type=int, default=0, help="steps between checkpoints; 0: none")
-    options = parser.parse_args()
-    main(options.steps, options.folder, options.every, options.timeout)
+    main(parser.parse_args())
 '''

@@ -196,7 +196,8 @@ def lanes(sendings: Sequence[Sending]) -> dict[tuple[str, str, int], list[int]]:
         track = next(free, len(ends[link]))
         ends[link][track : track + 1] = [sending.end_seconds]
         found[*link, track].append(i)
-    return dict(found)
+    order = {link: i for i, link in enumerate(ends)}
+    return dict(sorted(found.items(), key=lambda lane: (order[lane[0][:2]], lane[0][2])))
 
 
 def merged(work: Iterable[Work], shortest_seconds: float) -> Iterator[tuple[Work, ...]]:

@@ -24,7 +24,7 @@ from partitioner.solve.evaluate import count
 from partitioner.solve.followers import follow
 from partitioner.solve.ideals import best_ordered_split
 from partitioner.solve.improve import Rank, by_objective, by_ties, descend, kicked
-from partitioner.solve.infeasible import explain, least_lack, never_fits
+from partitioner.solve.infeasible import Verdict, explain, least_lack, never_fits
 from partitioner.solve.intervals import lines, splits
 from partitioner.solve.labels import applies, best_in_order
 from partitioner.solve.large import coarsened, is_large
@@ -54,9 +54,9 @@ MOST_ENTRIES = 120_000
 WORTHWHILE = 1e-3
 """Small programmes are spared for gaps below this."""
 PATIENCE = 3
-"""Under a time limit a programme may be so many times larger."""
+"""When a time limit leaves time, a programme may be so many times larger."""
 PROGRAMME_SHARE = 0.75
-"""Of a time limit: then the integer programme makes room for more search."""
+"""Of a time limit: until then the integer programme may go on beyond its effort."""
 WORK = 2e11
 """Effort of an integer programme times the square of its entries."""
 LINES = 24
@@ -66,15 +66,17 @@ IDEAL_UNITS = 2e7
 FIRST_WIDTH = 200
 """Labels at a time, at first."""
 LABELLED_ENTRIES = 8_000
-"""Without a time limit, a larger programme is not tried once labels have been."""
+"""A larger programme is not tried once labels have been, unless a time limit leaves time."""
 LABEL_UNITS = 5e6
-"""Effort of all labels; under a time limit there is more of it after the integer programme."""
+"""Effort of all labels; when a time limit leaves time, they go on after the integer programme."""
 KICK_UNITS = 1e6
 """Effort of kicks from what labels found."""
 MOST_LABELS = 20_000
 """Labels at a time, at most."""
 SMALL = 4_000
 """Ties are settled by an integer programme as well if it has at most so many entries."""
+TINY = 32
+"""Or if there are at most so many places, devices for each group: lanes take many entries."""
 
 Progress = Callable[[str], None]
 
@@ -91,8 +93,10 @@ def solve(
 
     Args:
         problem: what to assign, at what cost, under which limits.
-        time_limit: seconds; `None` stops after a fixed amount of work instead, so that the answer
-            is the same on every machine.
+        time_limit: seconds. The search is a fixed amount of work, so that the answer is the same on
+            every machine; a limit cuts it short, or lets it go on where it ends without a proof.
+            So a proven answer is the same under every limit that it is found within, and a longer
+            search than the fixed one has no worse an answer.
         seed: of everything randomised.
         progress: called with a line of text at each step.
         start: device name by node name, from which to search as well; without effect where it does
@@ -180,8 +184,8 @@ class _Search:
         labelled = schedule if schedule is not None and applies(schedule.relaxed) else None
         if labelled is not None and not self.proven():
             self._in_order(labelled, LABEL_UNITS)
-            counted = self.best is not None and not self.problem.roads
-            most = LABELLED_ENTRIES if counted and not self.deadline else MOST_ENTRIES
+            if self.best is not None and not self.problem.roads:
+                most = LABELLED_ENTRIES
         if not self.done():
             self._programme(most)
         if labelled is not None and self.deadline is not None and not self.proven():
@@ -334,19 +338,19 @@ class _Search:
 
     def _programme(self, most: int) -> None:
         entries = programme_entries(self.tables)
-        if entries > most * (PATIENCE if self.patient else 1):
+        if entries > (MOST_ENTRIES * PATIENCE if self.patient else most):
             self.say(f"too large for the integer programme ({entries} entries)")
             if self.best is None:
                 self._any_that_fits()
             return
         self.say(f"integer programme of about {entries} entries")
+        until = None
+        if self.patient and self.deadline is not None:
+            until = self.started + PROGRAMME_SHARE * (self.deadline - self.started)
         limits = Limits(
-            deadline=self.deadline
-            if self.deadline is None or not self.patient
-            else max(
-                time.monotonic(), self.started + PROGRAMME_SHARE * (self.deadline - self.started)
-            ),
-            effort=None if self.patient else int(max(10, min(4000, WORK / entries**2))),
+            deadline=self.deadline,
+            effort=0 if entries > most else int(max(10, min(4000, WORK / entries**2))),
+            until=until,
             seed=self.seed,
             known=self.value,
             floor=self.bound,
@@ -372,7 +376,8 @@ class _Search:
         lack = least_lack(self.original, self.deadline, self.seed)
         if lack.placed is not None:
             self.offer(self.contraction.shrink(lack.placed))
-        if self.best is None and self.deadline is not None:
+        unknown = lack.verdict is Verdict.UNKNOWN
+        if self.best is None and unknown and self.deadline is not None:
             raise TimeLimitError(
                 "no plan was found in time, though there may be one; allow more time or more memory"
             )
@@ -403,7 +408,9 @@ class _Search:
         descend(state, Effort(TIE_UNITS, self.deadline), by_ties)
         self._settle(state.placed)
         late = self.deadline is not None and time.monotonic() >= self.deadline
-        if programme_entries(self.tables) > SMALL or not self.proven() or late:
+        places = len(self.tables.groups) * len(self.problem.devices)
+        small = places <= TINY or programme_entries(self.tables) <= SMALL
+        if not small or not self.proven() or late:
             return
         for aim in (Aim.MOVED, Aim.MOVES):
             recount = count(self.problem, self.best)

@@ -33,11 +33,27 @@ class Done(NamedTuple):
 
 
 def launch(
-    folder: Path, processes: int, function: Callable[..., None], *args: Any, seconds: float = 100
+    folder: Path,
+    processes: int,
+    function: Callable[..., None],
+    *args: Any,
+    seconds: float = 500,
+    before: Callable[[], None] | None = None,
 ) -> Done:
-    """Run a function in several processes, as `torchrun` does a script."""
+    """Run a function in several processes, as `torchrun` does a script.
+
+    Args:
+        folder: of the job's output.
+        processes: how many.
+        function: called in each with `args`.
+        args: for it.
+        seconds: after which the job is ended.
+        before: called once, before the process divides.
+    """
     out, err = folder / "stdout", folder / "stderr"
-    agent = FORKS.Process(target=_agent, args=(str(out), str(err), processes, function, args))
+    agent = FORKS.Process(
+        target=_agent, args=(str(out), str(err), processes, before, function, args)
+    )
     agent.start()
     agent.join(seconds)
     if agent.exitcode is None:
@@ -52,13 +68,22 @@ def script(path: str, *arguments: str) -> None:
     runpy.run_path(path, run_name="__main__")
 
 
-def _agent(out: str, err: str, processes: int, function: Callable[..., None], args: Any) -> None:
+def _agent(
+    out: str,
+    err: str,
+    processes: int,
+    before: Callable[[], None] | None,
+    function: Callable[..., None],
+    args: Any,
+) -> None:
     for name, stream in ((out, 1), (err, 2)):
         os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), stream)
     config = LaunchConfig(
         1, 1, processes, rdzv_backend="c10d", rdzv_endpoint="localhost:0", max_restarts=0,
         start_method="fork",
     )  # fmt: skip
+    if before is not None:
+        before()
     try:
         elastic_launch(config, _worker)(function, args)
     except ChildFailedError as error:

@@ -1,29 +1,41 @@
 """Real processes on gloo against the whole model."""
 
-from pathlib import Path
+from functools import partial
 
+import pytest
 import torch
 from torch import nn
 
 from partitioner.distributed.stage import splits_safely
 from tests.distributed.launch import launch
-from tests.distributed.worker import differing_replicas, read_own, train
+from tests.distributed.worker import SCHEDULES, differing_replicas, read_own, record, train
 
 
-def right(folder: Path, processes: int, *names: str) -> int:
-    """How many runs of models under schedules train as the whole model does."""
-    done = launch(folder, processes, train, list(names))
+@pytest.mark.parametrize(
+    ("processes", "runs"),
+    [
+        (2, {
+            "unet": SCHEDULES,
+            "hf_gpt2_labels": SCHEDULES,
+            "hf_bert_labels": SCHEDULES[1:2],
+            "hf_llama_no_cache": SCHEDULES[2:4],
+            "hf_t5_labels": SCHEDULES[4:],
+            "residual_cnn": SCHEDULES[:1],
+            "called_twice": SCHEDULES[4:],
+        }),
+        (4, {
+            "unet": SCHEDULES,
+            "hf_gpt2_labels": SCHEDULES[1:2],
+            "hf_t5_labels": SCHEDULES[3:4],
+            "residual_cnn": SCHEDULES[2:3],
+        }),
+    ],
+    ids=("two", "four"),
+)  # fmt: skip
+def test_processes_train_as_one_does(tmp_path, processes, runs):
+    done = launch(tmp_path, processes, train, runs, before=partial(record, tuple(runs)))
     assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout.count("right:")
-
-
-def test_two_processes_train_as_one_does(tmp_path):
-    names = ("unet", "hf_gpt2_labels", "hf_bert_labels", "hf_llama_no_cache", "called_twice")
-    assert right(tmp_path, 2, *names) == len(names) * 5
-
-
-def test_four_processes_train_as_one_does(tmp_path):
-    assert right(tmp_path, 4, "unet") == 5
+    assert done.stdout.count("right:") == sum(map(len, runs.values()))
 
 
 def test_a_process_reads_only_its_own_tensors(tmp_path):

@@ -126,34 +126,38 @@ def test_a_checkpoint_is_read_by_another_number_of_stages(plan_file: Path, tmp_p
     path = emitted(four, tmp_path)
     second = trained(tmp_path, 4, path, "--steps", "4", "--every", "2")
     assert list(second) == [2, 3]
-    pipeline = planned(1).pipeline_on(Chain(), devices=["cpu"])
-    optimizer = torch.optim.AdamW(pipeline.parameters(), lr=1.0)
-    third = {}
-    for step in range(resume_checkpoint(tmp_path / "saved", pipeline, optimizer), 6):
-        torch.manual_seed(1000 * step)
-        pipeline.zero_grad()
-        given: list[torch.Tensor] = []
-        pipeline.step(torch.randn([BATCH, 8]), losses=given)
-        optimizer.step()
-        third[step] = float(sum(given)) / len(given)
-    assert list(third) == [4, 5]
-    assert {**first, **second, **third} == pytest.approx(expected, abs=2e-6)
+    for ranks in (1, 2):
+        pipeline = planned(ranks).pipeline_on(Chain(), devices=["cpu"] * ranks)
+        optimizer = torch.optim.AdamW(pipeline.parameters(), lr=1.0)
+        third = {}
+        for step in range(resume_checkpoint(tmp_path / "saved", pipeline, optimizer), 6):
+            torch.manual_seed(1000 * step)
+            pipeline.zero_grad()
+            given: list[torch.Tensor] = []
+            pipeline.step(torch.randn([BATCH, 8]), losses=given)
+            optimizer.step()
+            third[step] = float(sum(given)) / len(given)
+        assert list(third) == [4, 5]
+        assert {**first, **second, **third} == pytest.approx(expected, abs=2e-6)
 
 
 def test_what_is_saved_is_a_checkpoint_of_the_model(plan_file: Path, tmp_path: Path) -> None:
-    trained(tmp_path, 2, emitted(plan_file, tmp_path), "--steps", "1", "--every", "1")
+    path = emitted(plan_file, tmp_path)
+    trained(tmp_path, 2, path, "--steps", "1", "--every", "1")
+    saved = (tmp_path / "saved").rename(tmp_path / "weights") / "step-00000001"
     with torch.device("meta"):
         model = Chain()
-    found = Plan.load(plan_file).pipeline_on(
-        model, devices=["cpu"] * 2, checkpoint=tmp_path / "saved" / "step-00000001"
-    )
+    found = Plan.load(plan_file).pipeline_on(model, devices=["cpu"] * 2, checkpoint=saved)
     torch.manual_seed(0)
     whole = Chain()
     optimizer = torch.optim.AdamW(whole.parameters(), lr=1e-3)
     torch.manual_seed(0)
-    whole(torch.randn([BATCH, 8])).backward()
+    batch = torch.randn([BATCH, 8])
+    whole(batch).backward()
     optimizer.step()
     torch.testing.assert_close(found.state_dict(), dict(whole.state_dict()))
+    begun = trained(tmp_path, 2, path, "--steps", "1", "--weights", str(saved))
+    assert begun == pytest.approx({0: float(whole(batch).detach())}, abs=2e-6)
 
 
 def test_replicas_train_together(plan_file: Path, tmp_path: Path) -> None:

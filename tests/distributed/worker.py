@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
 import pytest
 import torch
 import torch.distributed as dist
@@ -10,28 +13,46 @@ from safetensors.torch import save_file
 from partitioner import PlanError
 from partitioner.checkpoint import match, open_checkpoint
 from partitioner.distributed import RankPipeline
-from tests.distributed.models import assert_equal, layout_of, loss_of, model_of, reference, stepped
+from tests.distributed.models import (
+    assert_equal,
+    difference,
+    layout_of,
+    loss_of,
+    model_of,
+    recording,
+    reference,
+    stepped,
+)
 
 SCHEDULES = [("gpipe", 1), ("1f1b", 1), ("interleaved", 2), ("zero-bubble", 1), ("zero-bubble", 2)]
 
 
-def train(names: list[str], schedules: list[tuple[str, int]] = SCHEDULES) -> None:
-    """Train each model under every schedule, and compare with the whole model."""
-    dist.init_process_group("gloo")
+def record(names: Iterable[str]) -> None:
+    """Record models, for all processes that come of this one."""
     for name in names:
+        recording(name)
+
+
+def train(runs: Mapping[str, Sequence[tuple[str, int]]]) -> None:
+    """Train models under schedules, compare with the whole model, print differences."""
+    dist.init_process_group("gloo")
+    for name, schedules in runs.items():
         expected = reference(name)
         for schedule, stages_per_rank in schedules:
             layout = layout_of(name, schedule, dist.get_world_size(), stages_per_rank)
             if layout is None:
                 continue
             pipeline = RankPipeline(model_of(name), layout, "cpu", loss_of)
-            losses = stepped(name, pipeline)
-            assert_equal(expected, losses, pipeline.state_dict())
-            keys: list[list[str]] = [[]] * dist.get_world_size()
-            dist.all_gather_object(keys, list(pipeline.state_dict()))
-            assert set().union(*keys) == set(expected[1])
+            found = stepped(name, pipeline)
+            assert_equal(expected, found)
+            each: list[Any] = [None] * dist.get_world_size()
+            own = list(found.state), list(found.gradients), difference(expected, found)
+            dist.all_gather_object(each, own)
+            states, gradients, differences = zip(*each, strict=True)
+            assert set().union(*states) == set(expected.state)
+            assert set().union(*gradients) == set(expected.gradients)
             if dist.get_rank() == 0:
-                print(f"right: {name} {schedule} {stages_per_rank}", flush=True)
+                print(f"right: {name} {schedule} {stages_per_rank} {max(differences)}", flush=True)
     dist.destroy_process_group()
 
 

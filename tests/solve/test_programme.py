@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from math import inf
 
 import pytest
 
@@ -120,10 +121,24 @@ def test_time_limit_keeps_the_best_plan_with_a_true_gap() -> None:
     assert 0 <= quick.gap < 1
 
 
-def test_a_time_limit_that_is_not_reached_changes_nothing() -> None:
-    free, limited = solve(diamond()), solve(diamond(), time_limit=500)
-    assert free.assignment == limited.assignment
-    assert (free.bound, free.status) == (limited.bound, limited.status)
+@pytest.mark.parametrize("problem", [diamond(), diamond("throughput"), large(12)])
+def test_a_proven_answer_is_the_same_under_any_time_limit_that_it_ends_within(
+    problem: Problem,
+) -> None:
+    free = solve(problem)
+    assert free.status is Status.OPTIMAL
+    assert replace(solve(problem, time_limit=5_000), seconds=free.seconds) == free
+
+
+def test_time_beyond_the_effort_is_used_only_where_there_is_some() -> None:
+    tables = Tables(contract(large(18))[0])
+    spent = Programme(tables, Aim.OBJECTIVE, Limits(effort=1)).solve()
+    late = Programme(tables, Aim.OBJECTIVE, Limits(effort=1, until=0.0)).solve()
+    more = Programme(tables, Aim.OBJECTIVE, Limits(effort=1, until=inf)).solve()
+    assert late == spent
+    assert not spent.complete
+    assert more.complete
+    assert more.bound > spent.bound
 
 
 @pytest.fixture

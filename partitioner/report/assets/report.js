@@ -786,7 +786,7 @@
   const charts = [];
   const axis = () => ({ stroke: () => css("--soft"), grid: { stroke: () => css("--line"), width: 1 }, ticks: { stroke: () => css("--line") }, font: "12px system-ui, sans-serif" });
   const timeAxis = () => ({ ...axis(), values: (_, splits) => splits.map((value) => (value === 0 ? "0" : seconds(value))), space: 70 });
-  const END = plan.stepSeconds || 1e-9, PAST = plan.training ? 1.02 : 1;
+  const END = Math.max(plan.stepSeconds, ...plan.work.map((item) => item[4])) || 1e-9, PAST = plan.training ? 1.02 : 1;
   const sync = uPlot.sync("step");
   let zooming = false;
 
@@ -828,8 +828,10 @@
         told: `${nameOf(what)}${batch === null ? "" : `, micro-batch ${batch}`}, ${phase}: ${seconds(end - start)} on ${name}` }));
       rows.push({ name, top, height: 1, spans });
       top += 1.1;
-      for (const lane of lanes.values()) {
-        if (lane.source !== name) continue;
+      const own = [...lanes.values()].filter((lane) => lane.source === name);
+      const order = own.map((lane) => lane.destination);
+      own.sort((a, b) => order.indexOf(a.destination) - order.indexOf(b.destination) || a.track - b.track);
+      for (const lane of own) {
         rows.push({ name: lane.track ? "" : `→ ${lane.destination}`, top, height: 0.5, spans: lane.spans });
         top += 0.55;
       }
@@ -840,6 +842,8 @@
 
   const total = makeRows();
   const spansHeight = Math.min(900, total * 26 + 50);
+  const names = rows.filter((row) => row.name);
+  const gutter = Math.min($("spans").clientWidth / 3, Math.max(80, 16 + 7.5 * Math.max(...names.map((row) => row.name.length))));
 
   function drawSpans(chart) {
     const { ctx } = chart, ratio = devicePixelRatio || 1, { left, top, width, height } = chart.bbox;
@@ -879,8 +883,7 @@
   }
 
   function makeTimeline() {
-    const width = $("spans").clientWidth, names = rows.filter((row) => row.name);
-    const gutter = Math.min(width / 3, 16 + 7.5 * Math.max(...names.map((row) => row.name.length)));
+    const width = $("spans").clientWidth;
     const chart = new uPlot({
       width, height: spansHeight, legend: { show: false },
       cursor: { sync: { key: sync.key, setSeries: false }, y: false, points: { show: false }, drag: { x: true, y: false } },
@@ -924,7 +927,7 @@
       cursor: { sync: { key: sync.key, setSeries: false }, drag: { x: true, y: false }, points: { show: false } },
       scales: { x: { time: false, range: (_, min, max) => [min, max] }, y: { range: [0, highest] } },
       series: [{}, ...series],
-      axes: [timeAxis(), { ...axis(), size: 80, splits: () => Array.from({ length: Math.floor(highest / step) + 1 }, (_, k) => k * step), values: (_, splits) => splits.map((n) => (n ? bytes(n) : "0")) }],
+      axes: [timeAxis(), { ...axis(), size: gutter, splits: () => Array.from({ length: Math.floor(highest / step) + 1 }, (_, k) => k * step), values: (_, splits) => splits.map((n) => (n ? bytes(n) : "0")) }],
       hooks: { setScale: [follow] },
     }, [times, ...piles], element));
   }
@@ -956,5 +959,6 @@
     });
     ask();
   }).observe(document.querySelector("main"));
+  addEventListener("beforeprint", () => { fitAll(); drawScene(); });
   dark.addEventListener("change", () => { theme.clear(); ask(); charts.forEach((chart) => chart.redraw()); });
 })();
