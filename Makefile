@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint golden clean
+.PHONY: demo test fuzz lint browser golden clean
 
 $(VENV)/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -19,7 +19,24 @@ lint: $(VENV)/ready
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-test: lint
+# The report's page is tested in a browser: Debian's, where it can be installed.
+browser:
+	@for name in chromium chromium-browser google-chrome; do \
+		command -v $$name >/dev/null && exit 0; \
+	done; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		apt-get update -qq >/dev/null && \
+		DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium \
+			>/dev/null; \
+	fi; \
+	command -v chromium >/dev/null || \
+	echo "NO BROWSER could be installed: the test of the report's page will be skipped"
+
+test: lint browser
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --hypothesis-profile=ci
+
+# The same tests on other random problems each time; `make test` draws the same ones.
+fuzz: $(VENV)/ready
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
 
 golden: $(VENV)/ready

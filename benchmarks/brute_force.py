@@ -13,7 +13,7 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import permutations
 
@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from partitioner.errors import InfeasibleError, PartitionerError
-from partitioner.solve import Problem, Status, evaluate, solve
+from partitioner.solve import Flow, Problem, Status, evaluate, solve
 from tests.strategies import problems
 
 Floats = NDArray[np.float64]
@@ -120,15 +120,43 @@ def _peak(problem: Problem, placed: Places, device: int) -> Integers:
     return peak
 
 
-def _travel(problem: Problem, nbytes: int) -> Floats:
-    devices = range(len(problem.devices))
-    return np.array([[problem.transfer_seconds(a, b, nbytes) for b in devices] for a in devices])
+class _Lanes:
+    """By assignment, until when each lane is taken in one phase."""
+
+    def __init__(self, problem: Problem, count: int) -> None:
+        self.problem = problem
+        self.free = np.zeros((count, len(problem.lanes)))
+
+    def send(self, rows: Integers, ready: Floats, ends: tuple[int, int], nbytes: int) -> Floats:
+        """When what could leave at `ready` arrives, in some of the assignments."""
+        hops = self.problem.hops(*ends)
+        if not nbytes or not hops:
+            return ready + self.problem.transfer_seconds(*ends, nbytes)
+        for hop in hops:
+            for lane in hop.lanes:
+                ready = np.maximum(ready, self.free[rows, lane])
+            ready = ready + hop.latency_seconds + nbytes * hop.seconds_per_byte
+            for lane in hop.lanes:
+                self.free[rows, lane] = ready
+        return ready
+
+
+def _first_readers(
+    placed: Places, flow: Flow, devices: int
+) -> Iterator[tuple[tuple[int, int], Integers]]:
+    """By reader and pair of devices, the assignments in which it is the first on its device."""
+    for place, target in enumerate(flow.targets):
+        first = (placed[:, list(flow.targets[:place])] != placed[:, [target]]).all(axis=1)
+        for pair in permutations(range(devices), 2):
+            here = (placed[:, flow.source] == pair[0]) & (placed[:, target] == pair[1])
+            yield pair, np.flatnonzero(first & here)
 
 
 def _forward(problem: Problem, placed: Places) -> Floats:
     rows = np.arange(len(placed))
     free = np.zeros((len(placed), len(problem.devices)))
     ready = np.zeros((len(placed), len(problem.nodes)))
+    lanes = _Lanes(problem, len(placed))
     for node in range(len(problem.nodes)):
         here = placed[:, node]
         end = np.maximum(free[rows, here], ready[:, node])
@@ -136,9 +164,12 @@ def _forward(problem: Problem, placed: Places) -> Floats:
         free[rows, here] = end
         for flow in problem.flows:
             if flow.source == node:
-                travel = _travel(problem, flow.nbytes)
+                there = np.zeros_like(free)
+                there[rows, here] = end
+                for pair, some in _first_readers(placed, flow, len(problem.devices)):
+                    there[some, pair[1]] = lanes.send(some, end[some], pair, flow.nbytes)
                 for target in flow.targets:
-                    arrival = end + travel[here, placed[:, target]]
+                    arrival = there[rows, placed[:, target]]
                     ready[:, target] = np.maximum(ready[:, target], arrival)
     last: Floats = free.max(axis=1)
     return last
@@ -147,17 +178,25 @@ def _forward(problem: Problem, placed: Places) -> Floats:
 def _backward(problem: Problem, placed: Places) -> Floats:
     rows = np.arange(len(placed))
     free = np.zeros((len(placed), len(problem.devices)))
-    ready = np.zeros((len(placed), len(problem.nodes)))
+    finish = np.zeros((len(placed), len(problem.nodes)))
+    lanes = _Lanes(problem, len(placed))
     for node in reversed(range(len(problem.nodes))):
         here = placed[:, node]
-        end = np.maximum(free[rows, here], ready[:, node])
-        end = end + np.array(problem.backward_seconds[node])[here]
-        free[rows, here] = end
-        for flow in problem.flows:
-            if node in flow.targets and flow.gradient_nbytes:
-                travel = _travel(problem, flow.gradient_nbytes)
-                arrival = end + travel[here, placed[:, flow.source]]
-                ready[:, flow.source] = np.maximum(ready[:, flow.source], arrival)
+        start = free[rows, here]
+        for flow in reversed(problem.flows):
+            if flow.source == node and flow.gradient_nbytes:
+                made = np.zeros_like(free)
+                for target in flow.targets:
+                    there = placed[:, target]
+                    made[rows, there] = np.maximum(made[rows, there], finish[:, target])
+                start = np.maximum(start, made[rows, here])
+                transfers = [*_first_readers(placed, flow, len(problem.devices))]
+                for (home, away), some in reversed(transfers):
+                    ready = made[some, away]
+                    arrival = lanes.send(some, ready, (away, home), flow.gradient_nbytes)
+                    start[some] = np.maximum(start[some], arrival)
+        finish[:, node] = start + np.array(problem.backward_seconds[node])[here]
+        free[rows, here] = finish[:, node]
     last: Floats = free.max(axis=1)
     return last
 
@@ -167,24 +206,34 @@ def _largest_load(problem: Problem, placed: Places) -> Floats:
     devices = range(len(problem.devices))
     busy = np.zeros((len(placed), len(devices)))
     link = np.zeros((len(placed), len(devices), len(devices)))
+    lane = np.zeros((len(placed), len(problem.lanes) + 1))
+
+    def carry(some: NDArray[np.bool_], ends: tuple[int, int], nbytes: int) -> None:
+        hops = problem.hops(*ends) if nbytes else ()
+        for hop in hops:
+            for index in hop.lanes:
+                lane[some, index] += hop.latency_seconds + nbytes * hop.seconds_per_byte
+        if not hops:
+            link[some, ends[0], ends[1]] += problem.transfer_seconds(*ends, nbytes)
+
     for node in range(len(problem.nodes)):
         here = placed[:, node]
         seconds = np.add(problem.forward_seconds[node], problem.backward_seconds[node])
         busy[rows, here] += seconds[here]
     for flow in problem.flows:
         home = placed[:, flow.source]
-        there, back = _travel(problem, flow.nbytes), _travel(problem, flow.gradient_nbytes)
         leaves = np.zeros(len(placed), dtype=bool)
         for device in devices:
             crosses = _crosses(placed, flow.source, flow.targets, device)
             leaves |= crosses
-            link[rows, home, device] += crosses * there[home, device]
-            link[rows, device, home] += crosses * back[device, home]
+            for source in devices:
+                carry(crosses & (home == source), (source, device), flow.nbytes)
+                carry(crosses & (home == source), (device, source), flow.gradient_nbytes)
             busy[:, device] += crosses * flow.endpoint_seconds * problem.pays(device)
         pays = np.array([problem.pays(device) for device in devices])
         busy[rows, home] += leaves * flow.endpoint_seconds * pays[home]
     largest: Floats = np.maximum(busy.max(axis=1), link.max(axis=(1, 2)))
-    return largest
+    return np.maximum(largest, lane.max(axis=1))
 
 
 def difference(problem: Problem) -> str | None:

@@ -1,11 +1,12 @@
-"""What can be placed: `python -m benchmarks.models [-o docs/models.md] [--smoke] [--models A,B]`.
+"""What can be placed: `python -m benchmarks.models [-o docs/models.md] [--resume] [--models A,B]`.
 
 Every architecture of `tests.architectures` and every model of `tests.zoo`, small and with random
 weights, is planned in training mode for 2 and for 4 devices with the objective `memory`, which
 splits whatever can be split. The placed module then runs on virtual GPUs beside the original, in
 train and in eval mode: outputs and their type, gradients, buffers and `state_dict` keys must be
 equal. At another batch size it must do the same, or refuse the call. The page is written after
-each model, so that a run can be stopped: it then names what was not run.
+each model, so that a run can be stopped: it then names what was not run, and `--resume` goes on
+from there.
 """
 
 from __future__ import annotations
@@ -122,15 +123,26 @@ def row(case: Case, findings: Mapping[int, Finding]) -> str:
     return f"| {case.name} | {_kind(case)} | {_row(findings)} |"
 
 
-def page(cases: Sequence[Case], found: Mapping[str, Mapping[int, Finding]]) -> str:
+def page(cases: Sequence[Case], rows: Mapping[str, str]) -> str:
     """The table of what was run so far, in the order of `cases`, with a summary."""
-    rows = [row(case, found[case.name]) for case in cases if case.name in found]
-    right = sum(all(each.right for each in findings.values()) for findings in found.values())
-    waiting = [case.name for case in cases if case.name not in found]
-    lines = [*_head(), *TABLE, *rows, "", f"Right: {right} of {len(found)}."]
+    waiting = [case.name for case in cases if case.name not in rows]
+    run = [rows[case.name] for case in cases if case.name in rows]
+    right = sum(map(_is_right, run))
+    lines = [*_head(), *TABLE, *run, "", f"Right: {right} of {len(run)}."]
     if waiting:
         lines += ["", f"Not run: {', '.join(waiting)}."]
     return "\n".join(lines) + "\n"
+
+
+def rows_of(text: str, names: Iterable[str]) -> dict[str, str]:
+    """The rows of a page that are right, by model."""
+    rows = {line.split(" | ")[0].removeprefix("| "): line for line in text.splitlines()}
+    return {name: rows[name] for name in names if name in rows and _is_right(rows[name])}
+
+
+def _is_right(row: str) -> bool:
+    *_, compared, other, _ = row.split(" | ")
+    return compared == "equal" and "differs" not in other
 
 
 def _row(findings: Mapping[int, Finding]) -> str:
@@ -160,18 +172,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--smoke", action="store_true", help="a few models only")
     parser.add_argument("--models", help="names, with commas between")
+    parser.add_argument("--resume", action="store_true", help="keep what the page has right")
     parser.add_argument("-o", "--output", type=Path, help="write a page to this file")
     options = parser.parse_args()
     every = {**ARCHITECTURES, **ZOO}
     names = options.models.split(",") if options.models else SMOKE if options.smoke else every
     cases = [every[name] for name in names]
-    found: dict[str, Mapping[int, Finding]] = {}
-    print("\n".join(TABLE))
-    for case in rounds(cases):
-        found[case.name] = examine(case)
-        print(row(case, found[case.name]), flush=True)
-        if options.output is not None:
-            options.output.write_text(page(cases, found))
+    page_path: Path | None = options.output
+    rows: dict[str, str] = {}
+    if options.resume and page_path is not None and page_path.exists():
+        rows = rows_of(page_path.read_text(), names)
+    print("\n".join([*TABLE, *rows.values()]))
+    for case in rounds(case for case in cases if case.name not in rows):
+        rows[case.name] = row(case, examine(case))
+        print(rows[case.name], flush=True)
+        if page_path is not None:
+            page_path.write_text(page(cases, rows))
 
 
 TABLE = (

@@ -13,10 +13,11 @@ from cost_models.links import (
     pcie_bytes_per_second,
 )
 from cost_models.machine import kind_by_product_name, local_device
-from cost_models.measured import MeasuredCostModel, Measurement
+from cost_models.measured import MeasuredCostModel
 from cost_models.operators import Observation, OperatorRecorder, observe
 from cost_models.roofline import FALLBACKS, RooflineCostModel
 from cost_models.signatures import rebuild
+from cost_models.timing import Measurement
 
 __all__ = [
     "DEFAULT_LINK",

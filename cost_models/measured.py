@@ -2,25 +2,18 @@
 
 A call is known by its signature (operator, shapes, dtypes, strides, plain arguments), so that the
 table of one model serves any other that makes equal calls, and a model of 32 equal layers costs the
-measuring of one. What was not measured is priced by a roofline fitted to what was: peaks and
-bandwidth are scaled by the median share that the measured calls reached, and the launch overhead is
-the median time of calls that do next to nothing.
-
-An operator alone is faster than in a model: modules, Python and autograd come on top. What they add
-per operator is measured once per device, on a chain of small layers, and added to every call.
+measuring of one. What was not measured is priced by a roofline fitted to what was.
 """
 
 from __future__ import annotations
 
-import itertools
 import json
 import math
 import os
-import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Self
 
@@ -28,57 +21,17 @@ import torch
 from torch import nn
 
 from cost_models.errors import CostModelError
+from cost_models.fitted import FittedRoofline, fit
 from cost_models.interface import DeviceKind, OperatorCall
 from cost_models.machine import local_device
 from cost_models.operators import observe
-from cost_models.roofline import RooflineCostModel, peak_flops_per_second
-from cost_models.signatures import rebuild, tensors_in
+from cost_models.roofline import RooflineCostModel
+from cost_models.timing import Measurement, overhead_seconds, time_call
 
 SCHEMA = 1
 """Version of the file that `save` writes."""
 
-WARM_UP_RUNS = 3
-TIMED_SECONDS = 0.02
-FEWEST_RUNS = 5
-MOST_RUNS = 100
-"""A call is timed at least and at most so often, and otherwise for so long."""
-
-CACHED_NBYTES, COLD_NBYTES, MOST_COPIES = 128 << 10, 32 << 20, 32
-"""Operands of more bytes than the first have left a core's own cache when a step comes to them:
-calls take turns on copies, which take as many bytes as the second together."""
-KEPT_NBYTES = 32 << 20
-"""Results of a round of runs take at most so much, so that an allocator keeps it for the next."""
-LARGE_NBYTES = 31 << 20
-"""Once a tensor of this size was freed, glibc takes all smaller ones from memory that it keeps; at
-32 MiB it no longer does."""
-CLOCK_SECONDS = 1e-6
-"""No run is taken to be shorter."""
-
-TINY = 20_000
-"""A call of fewer FLOPs and bytes than this tells the launch overhead."""
-
 Progress = Callable[[int, int, str], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Measurement:
-    """One call's time on one kind of device.
-
-    Attributes:
-        median_seconds: of the runs.
-        spread_seconds: between their first and third quartile.
-        runs: how many there were.
-        flops: of the call.
-        nbytes: of the call.
-        dtype: of its arithmetic.
-    """
-
-    median_seconds: float
-    spread_seconds: float
-    runs: int
-    flops: int
-    nbytes: int
-    dtype: str
 
 
 class MeasuredCostModel:
@@ -105,7 +58,7 @@ class MeasuredCostModel:
         }
         self.skipped: dict[str, str] = {}
         self.clock = clock
-        self._fitted: dict[str, tuple[int, DeviceKind]] = {}
+        self._fitted: dict[str, tuple[int, FittedRoofline]] = {}
 
     def seconds(self, call: OperatorCall, kind: DeviceKind) -> float:
         """Seconds that `call` takes on `kind`: as measured, else by the fitted roofline."""
@@ -119,12 +72,11 @@ class MeasuredCostModel:
         table = self.measurements.get(kind.name, {})
         if not table:
             return RooflineCostModel().seconds(call, kind)
-        size, fitted = self._fitted.get(kind.name, (0, kind))
-        if size != len(table):
-            fitted = fitted_kind(kind, table.values())
+        size, fitted = self._fitted.get(kind.name, (0, None))
+        if fitted is None or size != len(table):
+            fitted = fit(kind, table)
             self._fitted[kind.name] = (len(table), fitted)
-        overhead = self.overhead_seconds.get(kind.name, 0.0)
-        return _FITTED_ROOFLINE.seconds(call, fitted) + overhead
+        return fitted.seconds(call) + self.overhead_seconds.get(kind.name, 0.0)
 
     def is_measured(self, call: OperatorCall, kind: DeviceKind) -> bool:
         """Whether the price of `call` on `kind` is a measured one."""
@@ -186,13 +138,13 @@ class MeasuredCostModel:
             if progress is not None:
                 progress(done, len(missing), call.operator)
             try:
-                table[signature] = _time(call, device, self.clock)
+                table[signature] = time_call(call, device, self.clock)
             except Exception as error:  # whatever an operator does not like about made-up values
                 self.skipped[signature] = f"{type(error).__name__}: {error}"
         if missing and progress is not None:
             progress(len(missing), len(missing), "")
         if missing and kind.name not in self.overhead_seconds:
-            self.overhead_seconds[kind.name] = _overhead_seconds(device, self.clock)
+            self.overhead_seconds[kind.name] = overhead_seconds(device, self.clock)
 
     def to_json(self) -> str:
         """The table as JSON; equal tables give equal text."""
@@ -247,121 +199,6 @@ class MeasuredCostModel:
             {kind: _read_table(table, f"{path}: {kind}") for kind, table in tables.items()},
             {kind: _number(value, f"{path}: {kind}") for kind, value in overheads.items()},
         )
-
-
-_FITTED_ROOFLINE = RooflineCostModel(
-    compute_efficiency=1.0, memory_efficiency=1.0, tfloat32_convolutions=False
-)
-
-
-def fitted_kind(kind: DeviceKind, measured: Iterable[Measurement]) -> DeviceKind:
-    """`kind` with the peaks, bandwidth and launch overhead that the measured calls reached."""
-    entries = list(measured)
-    tiny = [e.median_seconds for e in entries if e.flops < TINY and e.nbytes < TINY]
-    launch = statistics.median(tiny) if tiny else kind.launch_seconds
-    compute: list[float] = []
-    memory: list[float] = []
-    for entry in entries:
-        work = entry.median_seconds - launch
-        if work <= launch:
-            continue
-        peak = peak_flops_per_second(kind, entry.dtype)
-        if entry.flops / peak > entry.nbytes / kind.bytes_per_second:
-            compute.append(entry.flops / (work * peak))
-        elif entry.nbytes:
-            memory.append(entry.nbytes / (work * kind.bytes_per_second))
-    arithmetic = statistics.median(compute) if compute else 0.6
-    bandwidth = statistics.median(memory) if memory else 0.8
-    return replace(
-        kind,
-        flops_per_second={
-            dtype: rate * arithmetic for dtype, rate in kind.flops_per_second.items()
-        },
-        bytes_per_second=kind.bytes_per_second * bandwidth,
-        launch_seconds=launch,
-    )
-
-
-def _time(
-    call: OperatorCall, device: str | torch.device, clock: Callable[[], float]
-) -> Measurement:
-    """Run a call on made-up tensors, warm up, and time it."""
-    built = [rebuild(call.signature, device)]
-    taken = sum(tensor.nbytes for tensor in tensors_in(built[0][1:]))
-    copies = min(MOST_COPIES, COLD_NBYTES // max(1, taken)) if taken > CACHED_NBYTES else 1
-    built += [rebuild(call.signature, device) for _ in range(copies - 1)]
-    turns = itertools.cycle(built)
-
-    def run() -> object:
-        overload, args, kwargs = next(turns)
-        return overload(*args, **kwargs)
-
-    with torch.no_grad():
-        samples = _samples(run, torch.device(device), clock)
-    first, median, third = statistics.quantiles(samples, n=4)
-    return Measurement(median, third - first, len(samples), call.flops, call.nbytes, call.dtype)
-
-
-def _samples(
-    run: Callable[[], object], device: torch.device, clock: Callable[[], float]
-) -> list[float]:
-    """Seconds of repeated runs, each waited for.
-
-    Results are kept for a round and then let go together, as a step keeps what its backward needs:
-    memory that was given back a moment ago is still in the cache. A round before the timed ones
-    takes the memory from the system, which is slow, and which a process that trains has behind it.
-    """
-    wait = _waiter(device)
-    if device.type == "cpu":
-        torch.empty(LARGE_NBYTES, dtype=torch.uint8)
-    for _ in range(WARM_UP_RUNS):
-        start = clock()
-        result = run()
-        wait()
-        once = clock() - start
-    runs = min(max(int(TIMED_SECONDS / max(once, CLOCK_SECONDS)), FEWEST_RUNS), MOST_RUNS)
-    nbytes = sum(tensor.nbytes for tensor in tensors_in(result))
-    round_runs = min(max(KEPT_NBYTES // max(nbytes, 1), 1), runs)
-    samples: list[float] = []
-    for round_number in range(1 + math.ceil(runs / round_runs)):
-        kept: list[object] = []
-        fresh: list[float] = []
-        for _ in range(round_runs):
-            start = clock()
-            result = run()
-            wait()
-            fresh.append(clock() - start)
-            kept.append(result)
-        start = clock()
-        kept.clear()
-        freeing = (clock() - start) / round_runs
-        if round_number:
-            samples += [seconds + freeing for seconds in fresh]
-    return samples
-
-
-def _overhead_seconds(device: str | torch.device, clock: Callable[[], float]) -> float:
-    """What a training step of small layers takes beyond its operators, per operator."""
-    layers = [layer for _ in range(16) for layer in (nn.Linear(16, 16), nn.Tanh())]
-    chain = nn.Sequential(*layers).to(device)
-    inputs = torch.zeros(4, 16, device=device)
-    gradient = torch.ones_like(inputs)
-
-    def step() -> None:
-        chain.zero_grad()
-        torch.autograd.backward(chain(inputs), gradient)
-
-    whole = statistics.median(_samples(step, torch.device(device), clock))
-    observation = observe(chain, (inputs,), backward=True)
-    calls = (*observation.forward, *observation.backward)
-    alone = {call.signature: _time(call, device, clock).median_seconds for call in set(calls)}
-    return max(whole - sum(alone[call.signature] for call in calls), 0.0) / len(calls)
-
-
-def _waiter(device: torch.device) -> Callable[[], None]:
-    if device.type == "cuda":
-        return lambda: torch.cuda.synchronize(device)
-    return lambda: None
 
 
 def _as_call(

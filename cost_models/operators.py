@@ -28,7 +28,12 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeTensor,
+    FakeTensorMode,
+)
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
@@ -105,6 +110,8 @@ def observe(
 ) -> Observation:
     """Run `function` on fake copies of its tensors and return the operators that it calls.
 
+    What decides by the values of its tensors runs on real copies instead, where there are values.
+
     Args:
         function: a module (its parameters and buffers are faked, too) or any callable.
         args: its arguments; tensors may be real, on `meta`, or fake.
@@ -129,38 +136,86 @@ def observe(
             copies[id(tensor)] = copy.requires_grad_(tensor.requires_grad)
         return copies[id(tensor)]
 
+    try:
+        with mode:
+            return _run(function, args, kwargs, fake, backward)
+    except (DataDependentOutputException, DynamicOutputShapeException) as error:
+        if not all(map(_is_real, (*leaves, *_state(function).values()))):
+            raise _unobservable(function, error) from error
+    except Exception as error:
+        raise _unobservable(function, error) from error
+    try:
+        return _run(function, args, kwargs, _real_copies(), backward)
+    except Exception as error:
+        raise _unobservable(function, error) from error
+
+
+def _unobservable(function: Callable[..., Any], error: Exception) -> CostModelError:
+    name = getattr(function, "__qualname__", type(function).__qualname__)
+    return CostModelError(f"'{name}' cannot be observed on fake tensors: {error}")
+
+
+def _run(
+    function: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any] | None,
+    stand_in: Callable[[torch.Tensor], torch.Tensor],
+    backward: bool,
+) -> Observation:
+    """Run `function` on stand-ins of its tensors, and perhaps its backward."""
     phases: list[list[OperatorCall]] = [[]]
-    with torch.random.fork_rng(devices=[]), mode:
+    recorder = OperatorRecorder(lambda seen: phases[-1].append(seen))
+    with torch.random.fork_rng(devices=[]):
         call_args, call_kwargs = pytree.tree_map_only(
-            torch.Tensor, fake, (tuple(args), dict(kwargs or {}))
+            torch.Tensor, stand_in, (tuple(args), dict(kwargs or {}))
         )
         call = function
         if isinstance(function, nn.Module):
-            state = dict(function.named_parameters()) | dict(function.named_buffers())
-            faked = {name: fake(tensor) for name, tensor in state.items()}
+            state = {name: stand_in(tensor) for name, tensor in _state(function).items()}
             module = function
 
             def call(*args: Any, **kwargs: Any) -> Any:
-                return torch.func.functional_call(module, faked, args, kwargs)
+                return torch.func.functional_call(module, state, args, kwargs)
 
-        recorder = OperatorRecorder(lambda seen: phases[-1].append(seen))
-        try:
-            with torch.set_grad_enabled(backward), recorder:
-                result = call(*call_args, **call_kwargs)
-            if backward:
-                roots = [
-                    leaf
-                    for leaf in pytree.tree_leaves(result)
-                    if isinstance(leaf, torch.Tensor) and leaf.requires_grad
-                ]
-                gradients = [torch.ones_like(root) for root in roots]
-                phases.append([])
-                with recorder:
-                    torch.autograd.backward(roots, gradients)
-        except Exception as error:
-            name = getattr(function, "__qualname__", type(function).__qualname__)
-            raise CostModelError(f"'{name}' cannot be observed on fake tensors: {error}") from error
+        with torch.set_grad_enabled(backward), recorder:
+            result = call(*call_args, **call_kwargs)
+        if backward:
+            roots = [
+                leaf
+                for leaf in pytree.tree_leaves(result)
+                if isinstance(leaf, torch.Tensor) and leaf.requires_grad
+            ]
+            gradients = [torch.ones_like(root) for root in roots]
+            phases.append([])
+            with recorder:
+                torch.autograd.backward(roots, gradients)
     return Observation(tuple(phases[0]), tuple(phases[1]) if backward else ())
+
+
+def _state(function: Callable[..., Any]) -> dict[str, torch.Tensor]:
+    if not isinstance(function, nn.Module):
+        return {}
+    return dict(function.named_parameters()) | dict(function.named_buffers())
+
+
+def _is_real(leaf: object) -> bool:
+    """Whether it is no tensor without values."""
+    return not isinstance(leaf, FakeTensor) and not (
+        isinstance(leaf, torch.Tensor) and leaf.is_meta
+    )
+
+
+def _real_copies() -> Callable[[torch.Tensor], torch.Tensor]:
+    """A function that copies a tensor, and gives the same copy for the same tensor."""
+    copies: dict[int, torch.Tensor] = {}
+
+    def copy(tensor: torch.Tensor) -> torch.Tensor:
+        if id(tensor) not in copies:
+            made = tensor.detach().clone()
+            copies[id(tensor)] = made.requires_grad_(tensor.requires_grad)
+        return copies[id(tensor)]
+
+    return copy
 
 
 def is_free(func: Any, args: Any, kwargs: Any, result: Any) -> bool:

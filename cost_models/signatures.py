@@ -83,6 +83,8 @@ def _spell(value: Any, seen: dict[tuple[Any, ...], int]) -> str:
 _TRUSTS_ITS_ARGUMENTS = ("rnn", "embedding_bag", "packed", "ctc_loss", "nested", "sparse")
 """Parts of names of operators that read past their tensors, or crash, when what was computed
 before (workspaces, offsets, lengths) is not as they left it."""
+_COMPLETED = ("aten.mkldnn_rnn_layer.default", "aten.mkldnn_rnn_layer_backward.default")
+"""Operators of that kind for which `rebuild` knows what is to be computed before."""
 
 
 def rebuild(
@@ -103,7 +105,8 @@ def rebuild(
         overload = overload_of(ast.unparse(tree.func))
         if not isinstance(overload, torch._ops.OpOverload):
             raise CostModelError(f"{signature!r} names an operator that this PyTorch has not")
-        if any(part in str(overload) for part in _TRUSTS_ITS_ARGUMENTS):
+        trusting = any(part in str(overload) for part in _TRUSTS_ITS_ARGUMENTS)
+        if trusting and str(overload) not in _COMPLETED:
             raise CostModelError(f"'{overload}' cannot be called with made-up arguments")
         tensors: list[torch.Tensor] = []
         args = tuple(_build(arg, tensors, device) for arg in tree.args)
@@ -113,7 +116,19 @@ def rebuild(
             raise
         raise CostModelError(f"{signature!r} cannot be rebuilt: {error}") from error
     _spread_indices(str(overload._overloadpacket), tensors)
+    if str(overload) == "aten.mkldnn_rnn_layer_backward.default":
+        args = _after_forward(args)
     return overload, args, kwargs
+
+
+def _after_forward(args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Arguments for the backward of a recurrent layer, with the workspace of its forward."""
+    (reverse, mode, hidden_size, layers, has_biases, train, bidirectional, batch_sizes, first) = (
+        args[13:22]
+    )
+    flags = (reverse, batch_sizes, mode, hidden_size, layers, has_biases, bidirectional, first)
+    output, hy, cy, workspace = torch.ops.aten.mkldnn_rnn_layer(*args[:7], *flags, train)
+    return (*args[:7], output, hy, cy, *args[10:22], workspace)
 
 
 def _build(tree: ast.expr, tensors: list[torch.Tensor], device: torch.device | str) -> Any:

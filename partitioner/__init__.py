@@ -18,6 +18,7 @@ from partitioner.errors import (
 from partitioner.lean import checkpointed
 from partitioner.plan import Plan
 from partitioner.spec import Cluster, Colocate, Contiguous, Device, Link, Pin, Separate
+from partitioner.sweep import sweep
 from partitioner.virtual import virtual_gpus
 
 __all__ = [
@@ -40,5 +41,6 @@ __all__ = [
     "checkpointed",
     "partition",
     "plan",
+    "sweep",
     "virtual_gpus",
 ]

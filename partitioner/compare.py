@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from partitioner.capture import Captured
+from partitioner.device_maps import DeviceMap
 from partitioner.errors import PlanError
 from partitioner.options import Options
 from partitioner.placement import (
@@ -25,11 +26,12 @@ from partitioner.spec import Cluster, device_name, hint
 from partitioner.virtual import suspended, virtual_gpus
 
 Placement = Mapping[str, str]
+Candidate = PlanDocument | DeviceMap | Mapping[str, str]
 
 
 def compare(
     model: nn.Module,
-    candidates: Mapping[str, PlanDocument | Mapping[str, str]],
+    candidates: Mapping[str, Candidate],
     call: Call,
     cluster: Cluster,
     options: Options,
@@ -38,8 +40,9 @@ def compare(
 
     Args:
         model: that all candidates place; never modified.
-        candidates: by name, a plan, or the devices of a hand-split model's state (see
-            `state_devices`), from which the placement of every node is inferred.
+        candidates: by name, a plan, a device map of accelerate, or the devices of a hand-split
+            model's state (see `state_devices`); of these two the placement of every node is
+            inferred.
         call: the example call's arguments and keyword arguments.
         cluster: whose devices, links and limits count for all.
         options: whose objective judges the candidates.
@@ -107,7 +110,7 @@ def _judged(
 
 def _placement(
     name: str,
-    candidate: PlanDocument | Mapping[str, str],
+    candidate: Candidate,
     captured: Captured,
     cluster: Cluster,
 ) -> dict[str, str]:
@@ -115,6 +118,11 @@ def _placement(
     if isinstance(candidate, PlanDocument):
         placement = dict(candidate.placement)
         _check_same(name, "node", placement, captured.nodes)
+    elif isinstance(candidate, DeviceMap):
+        try:
+            placement = candidate.placement(captured)
+        except PlanError as error:
+            raise PlanError(f"'{name}': {error}") from error
     else:
         known = {n: state for state in captured.state.values() for n in state.names}
         named = {n for n, state in known.items() if state.role != "constant"}

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import msgspec
@@ -25,13 +26,13 @@ from partitioner.capture import Captured, example_call
 from partitioner.distributed import first_micro_batch
 from partitioner.emit import PlacedModule, place
 from partitioner.errors import InfeasibleError
-from partitioner.options import Optimizer, Options, Progress, mode_of
+from partitioner.options import LossFunction, Optimizer, Options, Progress, Targets, mode_of
 from partitioner.outlook import outlook
 from partitioner.pipelined import pipeline_plan
 from partitioner.placement import build_plan
 from partitioner.plan import Plan
-from partitioner.priced import priced
-from partitioner.rehearsed import solve_and_rehearse
+from partitioner.priced import Priced, priced
+from partitioner.rehearsed import Rehearsed, solve_and_rehearse
 from partitioner.spec import Cluster, Constraint, Device
 from partitioner.virtual import suspended
 
@@ -57,6 +58,9 @@ def plan(
     progress: Progress | None = None,
     schedule: str = "1f1b",
     stages_per_rank: int = 1,
+    start: Plan | None = None,
+    loss: LossFunction = None,
+    targets: Targets = None,
     replicas: int | Literal["auto"] = 1,
 ) -> Plan:
     """Find the best placement of `model` on `devices`, from shapes alone.
@@ -81,6 +85,13 @@ def plan(
         progress: called with a line of text at each step.
         schedule: of the pipeline: `"1f1b"`, `"gpipe"`, `"interleaved"` or `"zero-bubble"`.
         stages_per_rank: of the pipeline; more than 1 for `"interleaved"` and `"zero-bubble"`.
+        start: a plan of the same model from whose placement the solver searches as well.
+        loss: that is trained with, so that its memory and time count: a name in
+            `torch.nn.functional` or `torch.nn` such as `"cross_entropy"`, a class, or a callable
+            `(output, *targets) -> scalar`. It is computed where the output is. `None` is the scalar
+            that the model itself returns, else the mean square of its outputs.
+        targets: an example of what the loss compares with, or several; only sizes and types
+            matter. `None` where they follow from the output, as for PyTorch's losses.
         replicas: equal pipelines that train together, each on a batch of its own; `"auto"` takes
             the number with which a batch takes the least time.
 
@@ -105,10 +116,13 @@ def plan(
             micro_batches=micro_batches,
             schedule=schedule,
             stages_per_rank=stages_per_rank,
+            loss=loss,
+            targets=targets,
             replicas=replicas,
             time_limit=time_limit,
             seed=seed,
             progress=progress,
+            start=None if start is None else start.placement,
         ),
     )[0]
 
@@ -131,6 +145,9 @@ def partition(
     progress: Progress | None = None,
     schedule: str = "1f1b",
     stages_per_rank: int = 1,
+    start: Plan | None = None,
+    loss: LossFunction = None,
+    targets: Targets = None,
 ) -> PlacedModule:
     """`plan` the model and place it: same signature, `state_dict`, outputs and gradients.
 
@@ -152,9 +169,12 @@ def partition(
             micro_batches=micro_batches,
             schedule=schedule,
             stages_per_rank=stages_per_rank,
+            loss=loss,
+            targets=targets,
             time_limit=time_limit,
             seed=seed,
             progress=progress,
+            start=None if start is None else start.placement,
         ),
     )
     return place(model, captured, the_plan.placement, plan=the_plan, detours=the_plan.detours)
@@ -173,6 +193,7 @@ def _compile(
         call = example_call(model, example_inputs, example_kwargs)
         if options.is_pipeline:
             call = first_micro_batch(*call, options.micro_batches)
+            options = _of_a_micro_batch(options)
             subject = priced(model, cluster, call, options)
             return pipeline_plan(subject), subject.captured
         subject = priced(model, cluster, call, options)
@@ -180,8 +201,7 @@ def _compile(
             found = solve_and_rehearse(subject)
         except InfeasibleError as error:
             raise advised(error, subject) from None
-        options.say("looking at what more devices or memory would bring")
-        sentences = outlook(subject, found.problem, found.solution.assignment)
+        sentences = _outlook(subject, found)
     the_plan = build_plan(
         subject.captured,
         subject.graph,
@@ -190,8 +210,31 @@ def _compile(
         objective=options.objective,
         mode=options.mode,
         optimizer=options.optimizer_name,
+        loss=options.loss_function,
         constraints=options.constraints,
         measured=found.measured,
         document_type=Plan,
     )
     return msgspec.structs.replace(the_plan, outlook=sentences), subject.captured
+
+
+def _outlook(subject: Priced, found: Rehearsed) -> tuple[str, ...]:
+    """What limits the plan; an interruption costs no more than this."""
+    told = "What more devices or memory would bring was not looked up: the search was interrupted."
+    if found.solution.interrupted:
+        return (told,)
+    subject.options.say("looking at what more devices or memory would bring")
+    try:
+        return outlook(subject, found.problem, found.solution.assignment)
+    except KeyboardInterrupt:
+        subject.options.say("interrupted: the plan is found; what more would bring is not told")
+        return (told,)
+
+
+def _of_a_micro_batch(options: Options) -> Options:
+    """The options with the targets of the first micro-batch."""
+    loss = options.loss_function
+    if loss.targets is None:
+        return options
+    targets, _ = first_micro_batch(loss.targets, {}, options.micro_batches)
+    return replace(options, loss=replace(loss, targets=targets))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
@@ -11,11 +11,15 @@ from torch import nn
 
 from cost_models import CostModel, RooflineCostModel
 from partitioner.errors import SpecError
-from partitioner.graph import optimizer_factory
+from partitioner.graph import LOSSES, Loss, loss_of, optimizer_factory
+from partitioner.loading import load_object
+from partitioner.placement import PlanDocument
 from partitioner.schedule import check_schedule
 from partitioner.spec import MODES, OBJECTIVES, Constraint, check_name
 
 Optimizer = str | type[torch.optim.Optimizer] | Callable[..., torch.optim.Optimizer] | None
+LossFunction = str | type[nn.Module] | Callable[..., torch.Tensor] | Loss | None
+Targets = torch.Tensor | Sequence[torch.Tensor] | None
 Progress = Callable[[str], None]
 
 
@@ -27,6 +31,8 @@ class Options:
         mode: `"train"` or `"inference"`.
         objective: `"latency"`, `"throughput"` or `"memory"`.
         optimizer: a name, a class or a callable `params -> optimizer`; counts in training.
+        loss: a name, a class or a callable `(output, *targets) -> scalar`; counts in training.
+        targets: examples of what the loss compares with, where they do not follow from the output.
         constraints: of the user.
         cost_model: prices operators.
         micro_batches: into which a batch is divided; more than 1 asks for a pipeline.
@@ -37,6 +43,7 @@ class Options:
         time_limit: seconds for the solver, or `None`.
         seed: of the solver's randomised parts.
         progress: called with a line of text at each step.
+        start: device name by node name, from which the solver searches as well.
 
     Raises:
         SpecError: an option makes no sense.
@@ -45,6 +52,8 @@ class Options:
     mode: str
     objective: str = "latency"
     optimizer: Optimizer = None
+    loss: LossFunction = None
+    targets: Targets = None
     constraints: tuple[Constraint, ...] = ()
     cost_model: CostModel = field(default_factory=RooflineCostModel)
     micro_batches: int = 1
@@ -54,6 +63,7 @@ class Options:
     time_limit: float | None = None
     seed: int = 0
     progress: Progress | None = None
+    start: Mapping[str, str] | None = None
 
     def __post_init__(self) -> None:
         check_name("objective", self.objective, OBJECTIVES)
@@ -73,6 +83,7 @@ class Options:
             )
         if self.training:
             optimizer_factory(self.optimizer)
+            _ = self.loss_function
 
     @property
     def is_pipeline(self) -> bool:
@@ -90,6 +101,14 @@ class Options:
         return optimizer_factory(self.optimizer) if self.training else None
 
     @property
+    def loss_function(self) -> Loss:
+        """What a training step minimises."""
+        loss = self.loss
+        if isinstance(loss, str) and ":" in loss:
+            return replace(loss_of(load_object(loss), self.targets), name=loss)
+        return loss_of(loss, self.targets)
+
+    @property
     def optimizer_name(self) -> str | None:
         """The optimizer in a word; `None` where none takes part."""
         optimizer = self.optimizer if self.training else None
@@ -101,6 +120,35 @@ class Options:
         """Report a step."""
         if self.progress is not None:
             self.progress(line)
+
+
+def loss_of_plan(
+    document: PlanDocument, loss: LossFunction = None, targets: Targets = None
+) -> Loss:
+    """The loss that a plan was made with.
+
+    Args:
+        document: the plan, which holds a name and sizes alone.
+        loss: in place of the plan's; needed where that is none of PyTorch's.
+        targets: in place of those that the plan tells the sizes of.
+
+    Raises:
+        SpecError: the plan's loss is not known by its name.
+    """
+    record = document.loss
+    if targets is None and record is not None and record.targets is not None:
+        targets = [
+            torch.empty(t.shape, dtype=getattr(torch, t.dtype), device="meta")
+            for t in record.targets
+        ]
+    if loss is None and record is not None:
+        if record.name not in LOSSES:
+            raise SpecError(
+                f"the plan was made with the loss '{record.name}', which is not PyTorch's: give it "
+                "with loss=, or on the command line with --loss MODULE:NAME"
+            )
+        loss = record.name
+    return Options(mode="train", loss=loss, targets=targets).loss_function
 
 
 def mode_of(model: nn.Module, mode: str | None) -> str:

@@ -8,8 +8,8 @@ The rehearsal runs the very stages under the schedule, on fake tensors that know
 process of `torch.distributed.pipelining` holds more: buffers for all micro-batches' wires, of
 which one process needs those in flight. They are added to the promise.
 
-The tables say more of a stage than it takes. Where by them nothing fits, the rehearsal of the
-division that lacks least has the last word.
+The tables say more of a stage than it takes. Where by them nothing fits, rehearsals of the
+divisions that lack least have the last word.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from partitioner.capture import DATA_DEPENDENT, fake_clone, in_mode, quiet
 from partitioner.distributed import LocalPipeline, PipelineLayout
 from partitioner.dry_run import MeasuredMemory, state_tensors
 from partitioner.errors import InfeasibleError, SpecError
-from partitioner.graph import stage_units, training_loss
+from partitioner.graph import stage_units
 from partitioner.options import Options
 from partitioner.placement import (
     Measured,
@@ -92,14 +92,12 @@ class _Found:
     Attributes:
         record: the stages, without what is counted from them.
         memory: by device of the first replica.
-        reckoned: it was not rehearsed.
         bound: seconds of a step of one pipeline that no division can beat.
         seconds: of a step of all replicas.
     """
 
     record: PipelineRecord
     memory: Mapping[str, Measured]
-    reckoned: bool
     bound: float
     seconds: float
 
@@ -135,14 +133,7 @@ def pipeline_plan(subject: Priced) -> Plan:
         )
     asked = _Asked(subject, demands, units, tuple(n.name for n in output.all_input_nodes))
     found, tried = _best(asked, shapes(cluster, options, demands))
-    sentences = []
-    if options.replicas == "auto":
-        sentences.append(f"Numbers of pipelines that were weighed: {'; '.join(tried)}.")
-    if found.reckoned:
-        sentences.append(
-            "Memory was reckoned from the tensors of one micro-batch and the schedule: the "
-            "pipeline is too long to be rehearsed, or decides by its data."
-        )
+    weighed = f"Numbers of pipelines that were weighed: {'; '.join(tried)}."
     return build_pipeline_plan(
         subject.captured,
         graph,
@@ -151,9 +142,10 @@ def pipeline_plan(subject: Priced) -> Plan:
         bound=found.bound,
         mode=options.mode,
         optimizer=options.optimizer_name,
+        loss=options.loss_function,
         constraints=options.constraints,
         measured=found.memory,
-        outlook=sentences,
+        outlook=(weighed,) if options.replicas == "auto" else (),
         document_type=Plan,
     )
 
@@ -247,8 +239,9 @@ def _fitted(asked: _Asked, problem: StageProblem, line: Lines, shape: Shape) -> 
     options = subject.options
     limits = problem.capacity_nbytes
     bound = lower_bound(problem)
-    excess: Sequence[int] = ()
-    seen: Counter[tuple[int, ...]] = Counter()
+    lacks: Sequence[int] = ()
+    known: dict[tuple[object, ...], dict[str, MeasuredMemory] | None] = {}
+    seen: Counter[tuple[object, ...]] = Counter()
     for _ in range(REHEARSALS):
         options.say(f"dividing the model into stages on {len(names)} devices")
         solution = solve_stages(problem)
@@ -270,7 +263,10 @@ def _fitted(asked: _Asked, problem: StageProblem, line: Lines, shape: Shape) -> 
             subject.captured, stages, options.schedule, options.micro_batches,
             options.stages_per_rank,
         )  # fmt: skip
-        rehearsed = rehearse_pipeline(subject, layout, ranks)
+        division = (*solution.cuts, *ranks)
+        if division not in known:
+            known[division] = rehearse_pipeline(subject, layout, ranks)
+        rehearsed = known[division]
         if isinstance(solution, Shortfall) and rehearsed is None:
             raise _infeasible(names, solution.nbytes)
         memory = rehearsed or _reckoned(subject, layout, ranks)
@@ -286,11 +282,10 @@ def _fitted(asked: _Asked, problem: StageProblem, line: Lines, shape: Shape) -> 
                 options.schedule, options.micro_batches, ranks, stages, 0.0, replicas
             )
             counted = pipelined(subject.captured, subject.graph, subject.cluster, record)
-            return _Found(record, memory, rehearsed is None, bound, counted.step_seconds)
-        if isinstance(solution, Shortfall):
-            break
-        again = seen[solution.cuts]
-        seen[solution.cuts] += 1
+            return _Found(record, memory, bound, counted.step_seconds)
+        lacks = min(lacks or excess, excess, key=sum)
+        again = 0 if isinstance(solution, Shortfall) else seen[division]
+        seen[division] += 1
         problem = replace(
             problem,
             capacity_nbytes=tuple(
@@ -298,7 +293,7 @@ def _fitted(asked: _Asked, problem: StageProblem, line: Lines, shape: Shape) -> 
                 for capacity, more in zip(problem.capacity_nbytes, excess, strict=True)
             ),
         )
-    raise _infeasible(names, excess)
+    raise _infeasible(names, lacks)
 
 
 def _tighter(excess: int, again: int) -> int:
@@ -346,7 +341,8 @@ def _rehearsed(
         for name, tensor in layout.example.items()
     }
     with virtual_gpus(subject.cluster, limits=False) as gpus:
-        pipeline = LocalPipeline(fake, layout, ranks, lambda output, _: training_loss(output))
+        loss = subject.options.loss_function.without_data()
+        pipeline = LocalPipeline(fake, layout, ranks, lambda output, _: loss(output))
         del fake
         before = {name: gpus[name].allocated_nbytes for name in names}
         trainable = [p for p in pipeline.parameters() if p.requires_grad]

@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any, Self
 
 import msgspec
+import networkx as nx
 import torch
 from torch import Tensor, nn
 from torch.distributed import ProcessGroup
+from torch.distributed.pipelining import SplitPoint
 
 from partitioner.capture import (
     Captured,
@@ -23,14 +25,27 @@ from partitioner.capture import (
     named_tensors,
     records,
 )
-from partitioner.checkpoint import match, open_checkpoint
+from partitioner.checkpoint import Checkpoint, match, open_checkpoint
 from partitioner.distributed import LocalPipeline, PipelineLayout, RankPipeline
-from partitioner.emit import PlacedModule, device_map, place, source
+from partitioner.emit import PlacedModule, device_map, place, source, split_points
 from partitioner.errors import PlanError
 from partitioner.graph import StagePart, split_stages
 from partitioner.placement import PipelineRecord, PlanDocument
-from partitioner.report import draw, explain, html, plan_table, svg, write_whole
+from partitioner.report import (
+    Difference,
+    difference,
+    draw,
+    explain,
+    html,
+    network,
+    plan_table,
+    svg,
+    write_whole,
+)
 from partitioner.virtual import suspended
+
+SMALL_NBYTES = 64 * 1024
+"""Tensors up to this size are read by all ranks, to compare their checkpoints."""
 
 
 class Plan(PlanDocument, frozen=True):
@@ -95,9 +110,24 @@ class Plan(PlanDocument, frozen=True):
         """
         return source(self, self.detours)
 
-    def draw(self, path: str | os.PathLike[str]) -> None:
-        """Draw the partition graph; `.svg`, `.png`, `.dot` or `.html` by suffix."""
-        draw(self, path)
+    def draw(self, path: str | os.PathLike[str], what: str | None = None) -> None:
+        """Draw the plan, by the file's suffix.
+
+        Args:
+            path: `.svg`, `.png`, `.pdf`, `.dot` or `.graphml` for the graph, `.html` for a page
+                with all of it, `.json` for a trace that Perfetto opens.
+            what: `"graph"`, `"timeline"`, `"memory"`, `"page"`, or `"overlay"` and
+                `"overlay-time"` for Model Explorer; `None` is the usual one for the suffix.
+
+        Raises:
+            SpecError: there is no such drawing with that suffix, or the plan is of an older
+                version and lacks what is drawn.
+        """
+        draw(self, path, what)
+
+    def graph(self) -> nx.DiGraph[str]:
+        """The planned graph: devices, seconds and bytes as attributes of nodes and edges."""
+        return network(self)
 
     def device_map(self) -> dict[str, str]:
         """The placement in Hugging Face accelerate's form.
@@ -106,6 +136,15 @@ class Plan(PlanDocument, frozen=True):
             PlanError: a module is split inside, which that form cannot say; the message names it.
         """
         return device_map(self)
+
+    def split_points(self) -> dict[str, SplitPoint]:
+        """The stages as the `split_spec` of `torch.distributed.pipelining.pipeline`.
+
+        Raises:
+            PlanError: the plan is for no pipeline, or a stage begins inside a module; the message
+                names it.
+        """
+        return split_points(self.program, self._pipeline().stages)
 
     def stages(self) -> tuple[StagePart, ...]:
         """The stages of a pipeline's plan: their nodes, inputs, wires and parameters.
@@ -120,20 +159,28 @@ class Plan(PlanDocument, frozen=True):
         model: nn.Module,
         loss_fn: Callable[[Any, Any], Tensor] | None = None,
         devices: Sequence[str | torch.device] | None = None,
+        *,
+        checkpoint: str | os.PathLike[str] | None = None,
+        strict: bool = True,
     ) -> LocalPipeline:
         """The pipeline on the GPUs of this process.
 
         Args:
-            model: the planned one; not modified.
+            model: the planned one; not modified. With a checkpoint it may be on `meta`.
             loss_fn: of what the model returns for a micro-batch and its target, a mean over the
                 micro-batch; without one, the scalar that the model itself returns.
             devices: by rank; `None` takes those of the plan.
+            checkpoint: the weights, as for `apply`.
+            strict: as for `apply`.
 
         Raises:
             PlanError: the plan is for no pipeline, or for another model.
+            CheckpointError: the checkpoint is damaged, or not of this model.
         """
+        opened = None if checkpoint is None else open_checkpoint(checkpoint)
         layout = self._layout(model)
-        return LocalPipeline(model, layout, devices or self._pipeline().ranks, loss_fn)
+        data = {} if opened is None else match(model, opened, strict=strict)
+        return LocalPipeline(model, layout, devices or self._pipeline().ranks, loss_fn, data)
 
     def pipeline_rank(
         self,
@@ -141,27 +188,46 @@ class Plan(PlanDocument, frozen=True):
         device: str | torch.device,
         loss_fn: Callable[[Any, Any], Tensor] | None = None,
         group: ProcessGroup | None = None,
+        *,
+        replicas: ProcessGroup | None = None,
+        checkpoint: str | os.PathLike[str] | None = None,
+        strict: bool = True,
     ) -> RankPipeline:
         """This process's part of the pipeline, one rank of those that `torchrun` started.
 
         Args:
-            model: the planned one, equal in every process; not modified.
+            model: the planned one, equal in every process; not modified. With a checkpoint it may
+                be on `meta`.
             device: of this process.
             loss_fn: as for `pipeline_on`.
             group: the pipeline's processes; `None` is the default group.
+            replicas: the processes that have this one's stages in other copies of the pipeline,
+                which train on other data: each step averages the gradients over them.
+            checkpoint: the weights, as for `apply`; a process reads only those of its own stages.
+            strict: as for `apply`.
 
         Raises:
             PlanError: the plan is for no pipeline, for another model or number of processes, or
-                the processes have different plans, models or versions.
+                the processes have different plans, models, checkpoints or versions.
+            CheckpointError: the checkpoint is damaged, or not of this model.
         """
+        opened = None if checkpoint is None else open_checkpoint(checkpoint)
         layout = self._layout(model)
+        data = {} if opened is None else match(model, opened, strict=strict)
         identity = {
             "plan": hashlib.sha256(self.to_json().encode()).hexdigest()[:16],
             "model": _digest(model),
+            "checkpoint": "none" if opened is None else _digest_of_file(opened),
             "partitioner": version("partitioner"),
             "torch": torch.__version__,
         }
-        return RankPipeline(model, layout, device, loss_fn, group, identity=identity)
+        return RankPipeline(
+            model, layout, device, loss_fn, group, replicas, identity=identity, data=data
+        )
+
+    def changes_from(self, old: Plan) -> Difference:
+        """What moved since `old`, a plan of the same model or of a similar one, and its price."""
+        return difference(old, self)
 
     def explain(self) -> str:
         """Why the plan is like this, in a screenful."""
@@ -222,6 +288,16 @@ def _digest(model: nn.Module) -> str:
         if held.tensor.numel() and not held.tensor.is_meta:
             data = held.tensor.detach().to(torch.float64)
             digest.update(f"{float(data.sum())!r} {float(data.abs().max())!r}".encode())
+    return digest.hexdigest()[:16]
+
+
+def _digest_of_file(checkpoint: Checkpoint) -> str:
+    """A short text that differs where names, sizes or the data of small tensors do."""
+    digest = hashlib.sha256()
+    for key, stored in sorted(checkpoint.tensors.items()):
+        digest.update(f"{key} {list(stored.shape)} {stored.dtype}".encode())
+        if stored.nbytes <= SMALL_NBYTES:
+            digest.update(stored.read().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:16]
 
 

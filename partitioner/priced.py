@@ -51,6 +51,8 @@ class Priced:
             placement,
             self.cluster,
             make_optimizer=self.options.make_optimizer,
+            loss=self.options.loss_function,
+            call=self.call,
         )
 
     def priced_anew(
@@ -80,5 +82,6 @@ def _priced(
         options.cost_model,
         training=options.training,
         optimizer=options.make_optimizer,
+        loss=options.loss_function,
     )
     return Priced(model, call, captured, cluster, options, graph)

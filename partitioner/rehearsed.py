@@ -84,6 +84,8 @@ def solve_and_rehearse(subject: Priced) -> Rehearsed:
 def _rounds(subject: Priced, problem: Problem, rehearsals: int, unit: float = 1.0) -> Rehearsed:
     """Solve, rehearse, tighten by the excess, until a rehearsal has none; or else the last round.
 
+    A search that is interrupted makes its round the last one.
+
     Args:
         subject: what is planned.
         problem: to begin with.
@@ -101,7 +103,7 @@ def _rounds(subject: Priced, problem: Problem, rehearsals: int, unit: float = 1.
         measured = subject.rehearsed(solution.assignment)
         excess = excess_nbytes(subject, measured)
         rehearsals -= 1
-        if excess and rehearsals:
+        if excess and rehearsals and not solution.interrupted:
             tighter = tightened(problem, solution.assignment, excess)
             with suppress(InfeasibleError):
                 solution, problem = _solved(subject, tighter), tighter
@@ -146,7 +148,13 @@ def static_nbytes(subject: Priced) -> int:
 def _solved(subject: Priced, problem: Problem) -> Solution:
     options = subject.options
     options.say("solving")
-    return solve(problem, time_limit=options.time_limit, seed=options.seed, progress=options.say)
+    return solve(
+        problem,
+        time_limit=options.time_limit,
+        seed=options.seed,
+        progress=options.say,
+        start=options.start,
+    )
 
 
 def _judged(solution: Solution, problem: Problem) -> Solution:

@@ -15,7 +15,8 @@ from torch.overrides import TorchFunctionMode
 
 from partitioner.capture import in_mode
 from partitioner.distributed import joined, micro_calls
-from partitioner.graph import optimizer_factory, output_tensors, training_loss
+from partitioner.graph import Loss, optimizer_factory, output_tensors
+from partitioner.options import LossFunction, Targets, loss_of_plan
 from partitioner.plan import Plan
 from partitioner.virtual import virtual_gpus
 
@@ -72,6 +73,8 @@ def verify(
     kwargs: Mapping[str, Any] | None = None,
     *,
     make_optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer] | None = None,
+    loss: LossFunction = None,
+    targets: Targets = None,
     seed: int = 0,
 ) -> VerifyReport:
     """Run `model` and its placement by `plan` with equal weights, inputs and random numbers.
@@ -86,27 +89,31 @@ def verify(
         kwargs: likewise.
         make_optimizer: in training, two steps of it are compared; `None` is the plan's optimizer
             where the plan knows it by name, else SGD.
+        loss: in training; `None` is the plan's where PyTorch knows it by name.
+        targets: of the loss; `None` are zeros of the planned sizes.
         seed: of the random numbers that both runs draw.
 
     Raises:
         PlanError: the plan is for another model.
+        SpecError: the plan's loss is not known by its name, and was not given.
     """
     kwargs = dict(kwargs or {})
     training = plan.mode == "train"
     make = make_optimizer or optimizer_factory(plan.optimizer or "sgd")
+    loss_fn = loss_of_plan(plan, loss, targets).with_data()
     micro_batches = 1 if plan.pipeline is None else plan.pipeline.micro_batches
     original = in_mode(copy.deepcopy(model), training)
     with contextlib.ExitStack() as stack:
         if plan.pipeline is not None:
             stack.enter_context(_WithoutDropout())
-        whole = _Whole(original, micro_batches)
+        whole = _Whole(original, micro_batches, loss_fn)
         expected = _run(whole, args, kwargs, make if training else None, seed)
         on, peaks = stack.enter_context(_devices(plan))
         placed: _Whole | _Pipeline
         if plan.pipeline is None:
-            placed = _Whole(in_mode(plan.apply(model), training), micro_batches)
+            placed = _Whole(in_mode(plan.apply(model), training), micro_batches, loss_fn)
         else:
-            placed = _Pipeline(plan, model)
+            placed = _Pipeline(plan, model, loss_fn)
         found = _run(placed, args, kwargs, make if training else None, seed)
         measured = peaks()
     return VerifyReport(
@@ -118,11 +125,17 @@ def verify(
 
 
 class _Whole:
-    """A module that is stepped micro-batch by micro-batch."""
+    """A module that is stepped micro-batch by micro-batch.
 
-    def __init__(self, module: nn.Module, micro_batches: int) -> None:
+    What a training loop keeps in variables is kept here: the output and the loss.
+    """
+
+    def __init__(self, module: nn.Module, micro_batches: int, loss_fn: Loss) -> None:
         self.module = module
         self.micro_batches = micro_batches
+        self.loss_fn = loss_fn
+        self.output: Any = None
+        self.loss: torch.Tensor | None = None
 
     def parameters(self) -> list[tuple[str, nn.Parameter]]:
         return list(self.module.named_parameters())
@@ -132,23 +145,21 @@ class _Whole:
         self.module.zero_grad(set_to_none=True)
         returned = []
         for micro_args, micro_kwargs in micro_calls(args, kwargs, self.micro_batches):
-            output = self.module(*micro_args, **micro_kwargs)
-            returned.append([_on_host(leaf) for leaf in output_tensors(output)])
+            self.output = self.module(*micro_args, **micro_kwargs)
+            returned.append([_on_host(leaf) for leaf in output_tensors(self.output)])
             if torch.is_grad_enabled():
-                loss = training_loss(output)
-                del output
+                self.loss = self.loss_fn(self.output)
                 if self.micro_batches > 1:
-                    loss = loss / self.micro_batches
-                loss.backward()  # type: ignore[no-untyped-call]
-                del loss
+                    self.loss = self.loss / self.micro_batches
+                self.loss.backward()  # type: ignore[no-untyped-call]
         return returned[0] if self.micro_batches == 1 else joined(returned)
 
 
 class _Pipeline:
     """A pipeline on the plan's devices."""
 
-    def __init__(self, plan: Plan, model: nn.Module) -> None:
-        self.pipeline = plan.pipeline_on(model, lambda output, _: training_loss(output))
+    def __init__(self, plan: Plan, model: nn.Module, loss_fn: Loss) -> None:
+        self.pipeline = plan.pipeline_on(model, lambda output, _: loss_fn(output))
         for stage in self.pipeline.stages:
             in_mode(stage, plan.mode == "train")
 

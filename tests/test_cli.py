@@ -154,7 +154,15 @@ def test_show_explains(seqnet_plan: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "begin"),
-    [("a.svg", b"<?xml"), ("a.png", b"\x89PNG"), ("a.dot", b"digraph"), ("a.html", b"<!DOCTYPE")],
+    [
+        ("a.svg", b"<?xml"),
+        ("a.png", b"\x89PNG"),
+        ("a.pdf", b"%PDF"),
+        ("a.dot", b"digraph"),
+        ("a.html", b"<!DOCTYPE"),
+        ("a.graphml", b"<?xml"),
+        ("a.json", b'{"displayTimeUnit"'),
+    ],
 )
 def test_draw_goes_by_the_suffix(
     seqnet_plan: Path, tmp_path: Path, name: str, begin: bytes
@@ -162,6 +170,26 @@ def test_draw_goes_by_the_suffix(
     result = run("draw", seqnet_plan, "-o", tmp_path / name)
     assert (result.exit_code, result.stdout) == (0, ""), result.stderr
     assert (tmp_path / name).read_bytes().lstrip().startswith(begin)
+
+
+def test_report_is_the_page_that_draw_gives(seqnet_plan: Path, tmp_path: Path) -> None:
+    for command in ("report", "draw"):
+        result = run(command, seqnet_plan, "-o", tmp_path / f"{command}.html")
+        assert (result.exit_code, result.stdout) == (0, ""), result.stderr
+    page = (tmp_path / "report.html").read_bytes()
+    assert page == (tmp_path / "draw.html").read_bytes()
+    refused = run("report", seqnet_plan, "-o", tmp_path / "report.pdf")
+    assert refused.exit_code == 2
+    assert "cannot draw the page" in refused.stderr
+    assert not (tmp_path / "report.pdf").exists()
+
+
+def test_draw_takes_what_is_drawn(seqnet_plan: Path, tmp_path: Path) -> None:
+    result = run("draw", seqnet_plan, "--what", "memory", "-o", tmp_path / "memory.svg")
+    assert result.exit_code == 0, result.stderr
+    assert "activations" in (tmp_path / "memory.svg").read_text(encoding="utf-8")
+    refused = run("draw", seqnet_plan, "--what", "overlay", "-o", tmp_path / "overlay.svg")
+    assert (refused.exit_code, "use '.json'" in refused.stderr) == (2, True)
 
 
 def test_emit_gives_source_that_compiles(seqnet_plan: Path, tmp_path: Path) -> None:
@@ -408,7 +436,7 @@ def test_our_own_fault_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*args: object, **kwargs: object) -> None:
         raise ZeroDivisionError("planted")
 
-    monkeypatch.setattr("partitioner.cli.make_plan", broken)
+    monkeypatch.setattr("partitioner.cli.planning.make_plan", broken)
     message = bad(run(*PLAN), 1)
     assert "ZeroDivisionError: planted" in message
     assert "report" in message

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -18,9 +19,13 @@ Make = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 
 
 def measured_peaks(
-    found: Plan, model: nn.Module, *args: Tensor, make: Make | None = None
+    found: Plan,
+    model: nn.Module,
+    *args: Tensor,
+    make: Make | None = None,
+    loss_fn: Callable[[Any], Tensor] = lambda output: output.float().square().mean(),
 ) -> dict[str, int]:
-    """The peaks of two plain training steps, or of one forward without gradients."""
+    """The peaks of two steps of a plain training loop, or of one forward without gradients."""
     with virtual_gpus(found.virtual_cluster()) as gpus:
         placed = found.apply(model)
         if found.mode == "inference":
@@ -31,7 +36,9 @@ def measured_peaks(
             optimizer = make(trainable) if make else None
             for _ in range(2):
                 placed.zero_grad()
-                placed(*args).float().square().mean().backward()
+                output = placed(*args)
+                loss = loss_fn(output)
+                loss.backward()
                 if optimizer is not None:
                     optimizer.step()
         return {name: gpus[name].peak_nbytes for name in found.devices}
@@ -148,8 +155,76 @@ def test_what_is_saved_and_kept_is_counted_as_it_is(way: str) -> None:
         assert found.memory["cuda:1"].gradients < found.memory["cuda:1"].parameters / 10
 
 
+class Forked(nn.Module):
+    """Takes one of two ways by its data, the second with much more memory."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.little = nn.Linear(32, 32)
+        self.much = nn.Sequential(nn.Linear(32, 256), nn.ReLU(), nn.Linear(256, 32))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.little(x) if x.mean() > 0 else self.much(x)
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_model_that_decides_by_its_data_is_promised_its_hungriest_way(whole: bool) -> None:
+    model = Forked() if whole else nn.Sequential(nn.Identity(), Forked(), nn.Linear(32, 4))
+    found = plan(model, "2x64MiB", torch.randn(64, 32), optimizer="adam", objective="memory")
+    assert len(set(found.placement.values())) == 2 - whole
+    peaks: dict[str, int] = {}
+    for signs in itertools.product((1, -1), repeat=3):
+        with virtual_gpus(found.virtual_cluster()) as gpus:
+            placed = found.apply(model)
+            optimizer = torch.optim.Adam(placed.parameters())
+            for sign in signs:
+                placed.zero_grad()
+                output = placed(sign * torch.rand(64, 32))
+                loss = output.square().mean()
+                loss.backward()
+                optimizer.step()
+            for name in found.devices:
+                peaks[name] = max(peaks.get(name, 0), gpus[name].peak_nbytes)
+            del output, loss
+    assert promised_peaks(found) == peaks
+
+
 @pytest.mark.parametrize("way", ["checkpointed", "in place"])
 def test_what_saves_memory_is_promised_less(way: str) -> None:
     x = torch.empty(4096, 32)
     peaks = [promised_peaks(plan(Wide(w), "1x1GiB", x))["cuda:0"] for w in (way, "plain")]
     assert peaks[0] < peaks[1]
+
+
+class Chosen(nn.Module):
+    """Data decides how many rows are worked on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(16, 64), nn.Linear(64, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.first(x[x[:, 0] > 0]).relu()).mean(dim=0)
+
+
+def test_a_model_whose_data_decides_sizes_is_rehearsed_on_its_values() -> None:
+    model, x = nn.Sequential(nn.Linear(16, 16), Chosen(), nn.Linear(4, 4)), torch.randn(64, 16)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    torch.manual_seed(3)
+    found = plan(model, "2x1GiB", x, optimizer="adam", objective="memory")
+    drawn = torch.rand(1)
+    assert found.rehearsal == "values"
+    assert "measured on the example's values" in " ".join(found.explain().split())
+    report = verify(model, found, (x,))
+    assert report.passed
+    assert report.measured_peak_nbytes == report.promised_peak_nbytes
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert not any(parameter.grad is not None for parameter in model.parameters())
+    torch.manual_seed(3)
+    assert torch.equal(drawn, torch.rand(1))
+
+
+def test_without_data_such_a_plan_says_that_it_predicts() -> None:
+    found = plan(Chosen(), "1x1GiB", torch.empty(32, 16, device="meta"))
+    assert found.rehearsal == "none"
+    assert "memory is predicted, not measured" in " ".join(found.explain().split())

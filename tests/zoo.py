@@ -757,7 +757,7 @@ class DataDependentPart(nn.Module):
 
 
 class DataDependentRoot(nn.Module):
-    """A branch on data in the model's own `forward`: it cannot be recorded."""
+    """A branch on data in the model's own `forward`: no graph stands for it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -949,6 +949,7 @@ register(
     tags=("awkward",),
 )
 register("data_dependent_part", DataDependentPart, vectors(), tags=("awkward", "opaque"))
+register("data_dependent_root", DataDependentRoot, vectors(), tags=("awkward", "opaque"))
 register("checkpointed", Checkpointed, vectors(), tags=("awkward",))
 register("checkpointed_inside", CheckpointedInside, vectors(), tags=("awkward",))
 register("weight_norm", WeightNorm, vectors(), tags=("awkward",))

@@ -31,11 +31,13 @@ from partitioner.capture.program import (
 from partitioner.capture.quiet import quiet
 from partitioner.capture.record import capture
 from partitioner.capture.record_types import Inputs, Program
+from partitioner.capture.stand_in import has_data
 from partitioner.capture.structure import Structure
-from partitioner.capture.twins import DATA_DEPENDENT
+from partitioner.capture.truths import DATA_DEPENDENT, Answering
 
 __all__ = [
     "DATA_DEPENDENT",
+    "Answering",
     "Captured",
     "Condition",
     "Dimension",
@@ -57,6 +59,7 @@ __all__ = [
     "fake_clone",
     "fetch",
     "graph_of",
+    "has_data",
     "holds_tensor",
     "in_mode",
     "inputs_of",

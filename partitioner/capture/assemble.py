@@ -15,7 +15,7 @@ from torch.fx.node import map_arg
 from partitioner.capture.captured import ModuleCall, NodeInfo, StateSpec, TensorSpec
 from partitioner.capture.clone import NamedTensor
 from partitioner.capture.devices import DeviceUse
-from partitioner.capture.recorder import Recorder
+from partitioner.capture.recorder import Recorder, attribute_name
 from partitioner.capture.recording import Frame, Recording
 
 _NUMBER_MODULES = ("_operator", "math", "builtins")
@@ -209,7 +209,7 @@ def _renamed(order: Block, output: Any) -> tuple[dict[fx.Node, fx.Node], fx.Grap
     for node in order.nodes():
         name = str(node.target) if node.op == "placeholder" else None
         if node.op in ("call_module", "get_attr"):
-            name = str(node.target).replace(".", "_")
+            name = attribute_name(str(node.target))
         renamed[node] = graph.create_node(
             node.op,
             node.target,

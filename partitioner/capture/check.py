@@ -12,6 +12,7 @@ from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from partitioner.capture.captured import Captured, TensorSpec
 from partitioner.capture.clone import fake_clone, fake_like, fetch
+from partitioner.capture.structure import tensors_of
 from partitioner.errors import CaptureError
 
 
@@ -37,8 +38,9 @@ class GraphRun(fx.Interpreter):
         return fetch(self.model, target)
 
     def call_module(self, target: Any, args: Any, kwargs: Any) -> Any:
-        """Call a leaf module."""
-        return self.model.get_submodule(target)(*args, **kwargs)
+        """Call a leaf module; of the whole model's result, the tensors in order."""
+        result = self.model.get_submodule(target)(*args, **kwargs)
+        return result if target else tensors_of(result)
 
     def run_node(self, n: fx.Node) -> Any:
         """Run one node under its grad mode and autocast region."""

@@ -32,6 +32,32 @@ def is_leaf(module: nn.Module) -> bool:
     return cls.__module__.startswith("torch.nn.") or class_name(cls) in _LAYERS_ELSEWHERE
 
 
+def hooked(model: nn.Module) -> dict[str, str]:
+    """The modules below a model that would be recorded through but for their hooks, with why not.
+
+    A hook may do what no graph shows (count, print, keep), so its module is called whole. Those by
+    which transformers collects what it returns are part of the model.
+    """
+    return {
+        path: "it has hooks"
+        for path, module in model.named_modules()
+        if path and not is_leaf(module) and _has_hooks(module)
+    }
+
+
+def _has_hooks(module: nn.Module) -> bool:
+    return any(
+        getattr(hook, "__module__", "") != "transformers.utils.output_capturing"
+        for hooks in (
+            module._forward_hooks,
+            module._forward_pre_hooks,
+            module._backward_hooks,
+            module._backward_pre_hooks,
+        )
+        for hook in hooks.values()
+    )
+
+
 def class_name(cls: type) -> str:
     """The class's qualified name, with its module's."""
     return f"{cls.__module__}.{cls.__qualname__}"

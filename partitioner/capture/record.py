@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,14 +20,14 @@ from partitioner.capture.clone import fake_clone, fake_like, in_mode, named_tens
 from partitioner.capture.groups import Groups
 from partitioner.capture.inputs import prepared
 from partitioner.capture.layers import layers_of, values_of, volatile_names
-from partitioner.capture.leaves import class_name
+from partitioner.capture.leaves import class_name, hooked
 from partitioner.capture.lines import lines_of
 from partitioner.capture.modes import Recorded, merged
 from partitioner.capture.quiet import quiet
 from partitioner.capture.recorder import Recorder
-from partitioner.capture.recording import OpaqueNeededError
+from partitioner.capture.recording import HooksLostError, OpaqueNeededError
 from partitioner.capture.sizes import DataDecidesError
-from partitioner.capture.stand_in import RealRun
+from partitioner.capture.stand_in import RealRun, has_data
 from partitioner.capture.symbols import SizesFixedError, Symbols
 from partitioner.capture.truths import undrawn
 from partitioner.errors import CaptureError
@@ -43,7 +44,7 @@ def capture(
 
     The model runs on fake tensors, as a copy without data: neither it nor its inputs are touched.
     Control flow that Python decides is followed as in the example; a submodule that decides by its
-    data becomes one node.
+    data becomes one node, and so does the whole model where its own `forward` does.
 
     Args:
         model: any module, on any device, `meta` included.
@@ -53,11 +54,21 @@ def capture(
             keeps its own flag as it is.
 
     Raises:
-        CaptureError: the inputs do not fit, the model fails, or its own `forward` decides by data.
+        CaptureError: the inputs do not fit, the model fails, or no graph stands for it and it
+            has no data to be called with.
     """
     model = getattr(model, "_orig_mod", model)
+    session = _Session(model, args, dict(kwargs or {}))
     with quiet(), undrawn():
-        return _Session(model, args, dict(kwargs or {})).both(training)
+        captured = session.both(training)
+    if session.hooks_lost:
+        names = ", ".join(f"'{path}'" for path in session.hooks_lost)
+        warnings.warn(
+            f"hooks of {names} will not run: what these modules take or return has no place in a "
+            "graph, so that they are taken apart; put hooks on modules inside of them",
+            stacklevel=2,
+        )
+    return captured
 
 
 def runs(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
@@ -74,6 +85,20 @@ def runs(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> 
         return False
 
 
+class _NoGraphError(CaptureError):
+    """The model's own `forward` cannot be recorded: it can be called whole.
+
+    Attributes:
+        reason: why.
+        error: what to raise where calling it does not work either.
+    """
+
+    def __init__(self, message: str, reason: str, error: CaptureError | None) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.error = error
+
+
 class _Session:
     """The recordings of one model; what was found to be a leaf in one is one in the next."""
 
@@ -81,7 +106,9 @@ class _Session:
         self.model = model
         self.args = args
         self.kwargs = kwargs
-        self.leaves: dict[str, str] = {}
+        self.hooked = hooked(model)
+        self.hooks_lost: list[str] = []
+        self.leaves = dict(self.hooked)
         self.real: dict[str, RealRun] = {}
         self.errors: dict[str, CaptureError] = {}
         self.signature = inspect.signature(model.forward)
@@ -91,14 +118,28 @@ class _Session:
         self.groups = Groups(inputs, small=recurrent)
 
     def both(self, training: bool) -> Captured:
-        """Record both modes: with free sizes as far as the model allows, or else fixed ones."""
+        """Record both modes: with free sizes as far as the model allows, or else fixed ones.
+
+        A model that no graph can hold is recorded as one call of all of it.
+        """
         while True:
             try:
                 return self._described(self._checked(self._joined(training)))
-            except CaptureError:
-                if not self.groups.free():
+            except CaptureError as error:
+                if self.groups.free():
+                    self.groups.fix_more()
+                elif isinstance(error, _NoGraphError):
+                    self._take_whole(error)
+                else:
                     raise
-                self.groups.fix_more()
+
+    def _take_whole(self, needed: _NoGraphError) -> None:
+        """The whole model is one leaf, and none is in it; it takes what sizes it likes."""
+        self.leaves = {"": needed.reason}
+        self.errors = {"": needed.error or needed}
+        self.real = {}
+        if needed.error is not None:
+            self._call_for_real("")
 
     def _joined(self, training: bool) -> Captured:
         """Record both modes, until neither finds a leaf or a fixed size that the other lacks."""
@@ -145,23 +186,34 @@ class _Session:
                 return self._run(training)
             except SizesFixedError:
                 continue
+            except HooksLostError as lost:
+                del self.leaves[lost.path], self.hooked[lost.path]
+                self.hooks_lost.append(lost.path)
             except OpaqueNeededError as needed:
+                if needed.path in self.leaves and needed.path not in self.real:
+                    self._call_for_real(needed.path)
+                    continue
                 if not needed.path or needed.path in self.leaves:
-                    raise CaptureError(
+                    message = needed.error or (
                         f"{class_name(type(self.model))} cannot be recorded: {needed.reason}; move "
-                        f"that part into a submodule of its own, which is then called as a whole"
-                    ) from None
+                        "that part into a submodule of its own, which is then called as a whole"
+                    )
+                    raise _NoGraphError(str(message), needed.reason, needed.error) from None
                 self.leaves[needed.path] = needed.reason
                 if needed.error is not None:
                     self.errors[needed.path] = needed.error
-                    self.real[needed.path] = RealRun(self.model.get_submodule(needed.path))
+                    self._call_for_real(needed.path)
+
+    def _call_for_real(self, path: str) -> None:
+        """Learn what a leaf returns by calling it with made-up data."""
+        self.real[path] = RealRun(self.model.get_submodule(path))
 
     def _run(self, training: bool) -> Recorded:
         symbols = Symbols(self.groups)
         mode = _fake_mode()
         clone = in_mode(fake_clone(self.model, mode), training)
         held = named_tensors(clone)
-        recorder = Recorder(clone, mode, symbols, self.leaves, self.real)
+        recorder = Recorder(clone, mode, symbols, self.leaves, self.real, self.hooked)
 
         def make(name: str, tensor: Tensor) -> Tensor:
             fake = fake_like(tensor, mode)
@@ -180,7 +232,9 @@ class _Session:
         self.leaves.update(
             dict.fromkeys(recorder.recording.checkpointed, "it is called under checkpointing")
         )
+        whole = "" in self.leaves
         arranged = ordered(recorder, output_spec.plain(iter(leaves)))
+        called = {node.target for node in arranged.graph.nodes if node.op == "call_module"}
         example = prepared(
             self.signature, self.args, self.kwargs, lambda _, t: fake_like(t, _fake_mode())
         )
@@ -189,18 +243,18 @@ class _Session:
             nodes=arranged.nodes,
             state=state_specs(held),
             calls=arranged.calls,
-            colocated=arranged.colocated,
+            colocated=(tuple(arranged.nodes),) if whole else arranged.colocated,
             signature=self.signature,
             input_spec=spec,
             output_spec=output_spec,
             model_class=class_name(type(self.model)),
             training=training,
             example=example[1:],
-            opaque=dict(self.leaves),
+            opaque={path: why for path, why in self.leaves.items() if path in called},
             constants=recorder.recording.constants,
-            dynamic=symbols.active,
-            specialised=self.groups.specialised(),
-            conditions=symbols.all_conditions(),
+            dynamic=symbols.active or whole,
+            specialised=() if whole else self.groups.specialised(),
+            conditions=() if whole else symbols.all_conditions(),
         )
         return Recorded(captured, arranged.flags)
 
@@ -208,17 +262,23 @@ class _Session:
         recording = recorder.recording
         where, short = lines_of(error.__traceback__)
         text = str(error).splitlines()[0] if str(error) else type(error).__name__
+        path, whole = recording.failed_at or "", recording.failed_whole
         if isinstance(error, DataDecidesError):
-            whole = recording.failed_whole
+            reason = f"it decides by its data ({short})"
+            if path in self.leaves and self._can_call_for_real(path):
+                return OpaqueNeededError(path, reason)
+            if path and path in self.leaves:
+                reason = self.leaves[path]
             if whole and whole not in self.leaves:
-                return OpaqueNeededError(whole, f"it decides by its data ({short})")
-            return CaptureError(
+                return OpaqueNeededError(whole, reason)
+            return _NoGraphError(
                 f"{class_name(type(self.model))} decides by its data in its own forward, at\n"
                 f"  {where}\n"
                 f"so no one graph stands for it; move that part into a submodule of its own, which "
-                f"is then called as a whole, or decide with torch.where"
+                f"is then called as a whole, or decide with torch.where",
+                reason,
+                None,
             )
-        path = recording.failed_at or ""
         if path in self.errors:
             return self.errors[path]
         kind = class_name(type(self.model.get_submodule(path)))
@@ -227,10 +287,12 @@ class _Session:
             f"the model does not run on the example inputs: {module}, at\n  {where}\n"
             f"{type(error).__name__}: {text}"
         )
-        whole = recording.failed_whole
-        if whole and whole not in self.leaves and RealRun.can(self.model.get_submodule(whole)):
+        if whole not in self.leaves and self._can_call_for_real(whole):
             return OpaqueNeededError(whole, "it does not run on fake tensors", failure)
         return failure
+
+    def _can_call_for_real(self, path: str) -> bool:
+        return path not in self.real and has_data(self.model.get_submodule(path))
 
 
 def _noted(each: tuple[str, Tensor], inputs: list[tuple[str, Tensor]]) -> Tensor:

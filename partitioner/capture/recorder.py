@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from typing import Any
 from unittest import mock
 
@@ -29,6 +29,7 @@ from partitioner.capture.leaves import is_leaf
 from partitioner.capture.lines import user_line
 from partitioner.capture.recording import (
     Frame,
+    HooksLostError,
     InexpressibleError,
     OpaqueNeededError,
     Recording,
@@ -41,7 +42,13 @@ from partitioner.capture.regions import (
     masks_undetected,
     saved_tensor_hooks,
 )
-from partitioner.capture.sizes import SYMBOLIC, first_of
+from partitioner.capture.sizes import (
+    SYMBOLIC,
+    DataDecidesError,
+    first_of,
+    holds_data,
+    other_data,
+)
 from partitioner.capture.stand_in import RealRun
 from partitioner.capture.structure import Structure, dissect
 from partitioner.capture.symbols import Symbols
@@ -68,6 +75,7 @@ class Recorder(TorchFunctionMode):
         symbols: of this recording.
         opaque: paths of modules that are leaves whatever their class, with the reasons.
         real: those of them that do not run on fake tensors.
+        hooked: those of them that are leaves for their hooks alone.
     """
 
     def __init__(
@@ -77,8 +85,10 @@ class Recorder(TorchFunctionMode):
         symbols: Symbols,
         opaque: Mapping[str, str],
         real: Mapping[str, RealRun],
+        hooked: Container[str] = (),
     ) -> None:
         super().__init__()
+        self.hooked = hooked
         self.real = real
         self.fakes = fakes
         self.recording = Recording(fx.Graph())
@@ -350,11 +360,13 @@ class Recorder(TorchFunctionMode):
 
     def _call_module(self, module: nn.Module, path: str, /, *args: Any, **kwargs: Any) -> Any:
         if not self._on:
-            return _called(module, args, kwargs)
+            return self._called(module, args, kwargs)
         hooks = saved_tensor_hooks()
         if path and self.frames and is_checkpoint(hooks) and hooks != self.frames[-1].hooks:
             self.recording.checkpointed[path] = None
             return self._call_leaf(module, path, args, kwargs, checkpointed=True)
+        if not path and path in self.opaque:
+            return self._call_root(module, args, kwargs)
         if path and (path in self.opaque or is_leaf(module)):
             return self._call_leaf(module, path, args, kwargs)
         frame = Frame(path, module, 0, hooks)
@@ -370,7 +382,7 @@ class Recorder(TorchFunctionMode):
         before = drawn()
         try:
             with self.symbols.scope():
-                result = _called(module, args, kwargs)
+                result = self._called(module, args, kwargs)
             if drawn() != before:
                 raise OpaqueNeededError(
                     self._callable_whole(), "it draws random numbers outside PyTorch"
@@ -387,6 +399,15 @@ class Recorder(TorchFunctionMode):
             except InexpressibleError:
                 frame.expressible = False
         return result
+
+    def _called(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Call a module past what was put in the place of its call, its hooks included.
+
+        Hooks of the model itself are not part of the recording: they run around the placed one.
+        """
+        if module is self.model:
+            return module.forward(*args, **kwargs)
+        return module._call_impl(*args, **kwargs)  # type: ignore[no-untyped-call]
 
     def _failed(self, path: str) -> None:
         if self.recording.failed_at is None:
@@ -412,13 +433,41 @@ class Recorder(TorchFunctionMode):
         opaque = checkpointed or path in self.opaque
 
         def call(args: Any, kwargs: Any) -> Any:
-            if path in self.real:
-                return self.real[path](args, kwargs, training=module.training)
-            if not opaque:
-                return _called(module, args, kwargs)
-            with torch._C._EnableTorchFunction():
-                return self._whole(module, path, args, kwargs)
+            if opaque:
+                return self._called_whole(module, path, args, kwargs)
+            return self._called(module, args, kwargs)
 
+        return self._as_node(module, path, call, args, kwargs, checkpointed=checkpointed)
+
+    def _call_root(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Call the model itself as one node, whose value is the tensors of its result, in order."""
+        structures: list[Structure] = []
+
+        def call(args: Any, kwargs: Any) -> list[Tensor]:
+            structure, leaves = dissect(self._called_whole(module, "", args, kwargs), _is_tensor)
+            structures.append(structure)
+            return [leaf for _, leaf in leaves]
+
+        made = self._as_node(module, "", call, args, kwargs)
+        return structures[0].rebuild(structures[0].plain(iter(made)))
+
+    def _called_whole(self, module: nn.Module, path: str, args: Any, kwargs: Any) -> Any:
+        if path in self.real:
+            return self.real[path](args, kwargs, training=module.training)
+        with torch._C._EnableTorchFunction():
+            return self._whole(module, path, args, kwargs)
+
+    def _as_node(
+        self,
+        module: nn.Module,
+        path: str,
+        call: Callable[[Any, Any], Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        *,
+        checkpointed: bool = False,
+    ) -> Any:
+        """Make a call that becomes one node: what runs inside is not recorded."""
         self._on = False
         try:
             with undrawn(), torch._C.DisableTorchFunction():
@@ -432,27 +481,31 @@ class Recorder(TorchFunctionMode):
     def _whole(self, module: nn.Module, path: str, args: Any, kwargs: Any) -> Any:
         """Call a module with stand-ins for its data, two ways if it asks for any.
 
+        One way that works is enough: the other may lead to sizes that depend on data, or raise.
+
         Raises:
             OpaqueNeededError: what it returns is built another way then.
         """
-        self._answers = Answers()
-        try:
-            result = _called(module, args, kwargs)
-            if not self._answers.given:
-                return result
-            self._answers = Answers(other=True)
+        results: list[Any] = []
+        failures: list[Exception] = []
+        for other in (False, True):
+            self._answers = Answers(other=other)
             try:
-                other = _called(module, args, kwargs)
-            except Exception:
-                return result
-        finally:
-            self._answers = None
-        if not is_alike(result, other):
+                results.append(self._called(module, args, kwargs))
+            except Exception as error:
+                failures.append(error)
+            finally:
+                given, self._answers = self._answers.given, None
+            if not given:
+                break
+        if not results:
+            raise failures[0]
+        if path and not is_alike(results[0], results[-1]):
             reason = self.opaque.get(path, "it decides by its data")
             if not reason.startswith("what "):
                 reason = f"what {path} returns is built one way or another: {reason}"
             raise OpaqueNeededError(self._callable_whole(), reason)
-        return result
+        return results[0]
 
     def _leaf(
         self,
@@ -466,14 +519,23 @@ class Recorder(TorchFunctionMode):
         try:
             node_args, node_kwargs = self.express(args), self.express(kwargs)
         except InexpressibleError as error:
+            if path in self.hooked:
+                raise HooksLostError(path) from None
             raise OpaqueNeededError(self._callable_whole(), f"{error} of {path}") from None
         state = _state_within(module, self._state_names)
         versions = [version_of(tensor) for tensor, _, _ in state]
-        result, twin, changed = self.twins.both(call, args, kwargs)
+        try:
+            result, twin, changed = self.twins.both(call, args, kwargs)
+        except (Exception, DataDecidesError):
+            if not holds_data((args, kwargs)):
+                raise
+            result, twin, changed = self.twins.both(call, *other_data((args, kwargs)))
         tensors = tensors_in(args, kwargs)
         result, twin = self.twins.bounded(result, twin, tensors)
         result = self._fresh(result, tensors, changed)
         if not _is_plain(result):
+            if path in self.hooked:
+                raise HooksLostError(path)
             reason = f"{path}, which is called whole, returns tensors in an object"
             if path in self.opaque:
                 reason += f" ({self.opaque[path]})"
@@ -496,7 +558,7 @@ class Recorder(TorchFunctionMode):
     # Nodes.
 
     def _add(self, op: str, target: Any, args: Any, kwargs: Any) -> fx.Node:
-        name = target.replace(".", "_") if op in ("call_module", "get_attr") else None
+        name = attribute_name(target) if op in ("call_module", "get_attr") else None
         return self.recording.graph.create_node(op, target, tuple(args), dict(kwargs), name)
 
     def _describe(
@@ -659,9 +721,9 @@ _VMAP: Callable[..., Any] = apis.vmap_impl  # type: ignore[attr-defined]
 _TENSOR_ATTRIBUTES = frozenset({"T", "H", "mT", "mH", "data", "grad", "real", "imag"})
 
 
-def _called(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Call a module past what was put in the place of its call, its hooks included."""
-    return module._call_impl(*args, **kwargs)  # type: ignore[no-untyped-call]
+def attribute_name(target: str) -> str:
+    """What the node of a module's call or of a tensor is called; the model's own is `model`."""
+    return target.replace(".", "_") or "model"
 
 
 def _is_plain(result: Any) -> bool:

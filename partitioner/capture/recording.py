@@ -30,6 +30,18 @@ class OpaqueNeededError(BaseException):
         self.error = error
 
 
+class HooksLostError(BaseException):
+    """A module with hooks cannot be called whole: it is recorded through, and its hooks do not run.
+
+    Attributes:
+        path: of the module.
+    """
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path)
+        self.path = path
+
+
 class InexpressibleError(Exception):
     """A value has no place in a graph."""
 

@@ -232,6 +232,18 @@ def second_of(value: Any) -> Any:
     return replaced(value, lambda part: part.second if isinstance(part, Varying) else part)
 
 
+def holds_data(value: Any) -> bool:
+    """Whether a number that depends on data is among the parts of a value."""
+    found: list[Varying] = []
+    replaced(value, lambda part: found.append(part) if isinstance(part, Varying) else part)
+    return any(number.data for number in found)
+
+
+def other_data(value: Any) -> Any:
+    """Put 0 in the places of numbers that depend on data, for which 1 stands otherwise."""
+    return replaced(value, lambda part: 0 if isinstance(part, Varying) and part.data else part)
+
+
 def replaced(value: Any, change: Callable[[Any], Any]) -> Any:
     """Change each part of a value that is no tuple, list, dict or slice."""
     if isinstance(value, tuple):

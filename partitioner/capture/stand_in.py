@@ -7,11 +7,21 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import unset_fake_temporarily
+from torch._subclasses.fake_tensor import FakeTensor, unset_fake_temporarily
 from torch.utils import _pytree as pytree
 
 LARGEST_NBYTES = 1 << 30
-"""Parts with more parameters than this are not run for real."""
+"""What has more parameters than this is not run for real."""
+
+
+def has_data(module: nn.Module, values: Any = ()) -> bool:
+    """Whether a module and `values` have their data at hand, and no more than `LARGEST_NBYTES`."""
+    given = [leaf for leaf in pytree.tree_leaves(values) if isinstance(leaf, Tensor)]
+    held = [*module.parameters(), *module.buffers(), *given]
+    nbytes = sum(tensor.numel() * tensor.dtype.itemsize for tensor in held)
+    return nbytes <= LARGEST_NBYTES and not any(
+        tensor.is_meta or isinstance(tensor, FakeTensor) for tensor in held
+    )
 
 
 class RealRun:
@@ -27,13 +37,6 @@ class RealRun:
     def __init__(self, module: nn.Module) -> None:
         with unset_fake_temporarily():
             self._module = copy.deepcopy(module).cpu()
-
-    @staticmethod
-    def can(module: nn.Module) -> bool:
-        """Whether a module has its data at hand, and not too much of it."""
-        held = [*module.parameters(), *module.buffers()]
-        nbytes = sum(tensor.numel() * tensor.dtype.itemsize for tensor in held)
-        return nbytes <= LARGEST_NBYTES and not any(tensor.is_meta for tensor in held)
 
     def __call__(self, args: Any, kwargs: Any, *, training: bool) -> Any:
         """Call it; the result has fake tensors like the real ones."""

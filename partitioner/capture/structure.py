@@ -115,6 +115,11 @@ def dissect(
     return take(value, name), leaves
 
 
+def tensors_of(value: Any) -> list[torch.Tensor]:
+    """The tensors of a nested value, in order, whatever holds them."""
+    return [leaf for _, leaf in dissect(value, lambda part: isinstance(part, torch.Tensor))[1]]
+
+
 def _parts(value: Any) -> tuple[str, list[Any], list[Any]]:
     """Kind, keys and parts of a value, one level deep."""
     cls = type(value)

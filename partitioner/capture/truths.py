@@ -11,9 +11,19 @@ from typing import Any
 import numpy
 import torch
 from torch import Tensor, fx
+from torch._subclasses import fake_tensor
+from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
+from torch.overrides import TorchFunctionMode
 
 from partitioner.capture.sizes import SYMBOLIC
 from partitioner.capture.structure import Structure, dissect
+
+DATA_DEPENDENT = (
+    GuardOnDataDependentSymNode,
+    fake_tensor.DataDependentOutputException,
+    fake_tensor.DynamicOutputShapeException,
+)
+"""What fake tensors raise where data is asked for."""
 
 STAND_INS: dict[Any, tuple[Any, Any]] = {
     Tensor.__bool__: (True, False),
@@ -61,6 +71,37 @@ class Answers:
         if self.given > MOST_ANSWERS:
             raise RuntimeError("it asks for its data without end")
         return STAND_INS[func][self.other]
+
+
+class Answering(TorchFunctionMode):
+    """Gives fake tensors stand-ins for their data, where they are asked for it.
+
+    Args:
+        other: whether to give the second ones.
+    """
+
+    def __init__(self, *, other: bool = False) -> None:
+        super().__init__()
+        self._answers = Answers(other=other)
+
+    @property
+    def given(self) -> int:
+        """How many were given."""
+        return self._answers.given
+
+    def go_on(self, *, other: bool) -> None:
+        """Give the first or the second ones from now on."""
+        self._answers.other = other
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        try:
+            return func(*args, **(kwargs or {}))
+        except DATA_DEPENDENT:
+            if func not in STAND_INS:
+                raise
+            return self._answers.to(func)
 
 
 def is_alike(one: Any, other: Any) -> bool:

@@ -10,19 +10,11 @@ from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, fx
-from torch._subclasses import fake_tensor
-from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
 from partitioner.capture.groups import Group, Groups
 from partitioner.capture.sizes import DataDecidesError, Read, Varying, first_of, replaced
 from partitioner.capture.symbols import Symbols
-
-DATA_DEPENDENT = (
-    GuardOnDataDependentSymNode,
-    fake_tensor.DataDependentOutputException,
-    fake_tensor.DynamicOutputShapeException,
-)
-"""What fake tensors raise where data is asked for."""
+from partitioner.capture.truths import DATA_DEPENDENT
 
 
 class Twins:

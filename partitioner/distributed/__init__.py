@@ -17,6 +17,7 @@ from partitioner.distributed.layout import (
 )
 from partitioner.distributed.local import LocalPipeline
 from partitioner.distributed.ranks import RankPipeline
+from partitioner.distributed.resume import resume_checkpoint, save_checkpoint
 from partitioner.distributed.script import training_script
 from partitioner.distributed.share import joined
 
@@ -28,6 +29,8 @@ __all__ = [
     "joined",
     "micro_calls",
     "reporting_faults",
+    "resume_checkpoint",
+    "save_checkpoint",
     "training_script",
     "whole_batch",
 ]

@@ -6,59 +6,69 @@ import os
 import signal
 import socket
 import sys
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Never
 
 import torch.distributed as dist
 
+from partitioner.distributed.pulse import Pulses
 from partitioner.errors import PartitionerError
 from partitioner.placement import PipelineRecord
 
 GRACE_SECONDS = 5.0
 """How long a process that lost another one looks for the one that ended."""
+INTERVAL_SECONDS = 1.0
+"""Between two looks at the other processes."""
+ENDED = "its process ended without a word, as when the system kills it for want of memory"
+
+_TELLER = "partitioner/teller"
+"""Which rank has told of the failure."""
 
 
 @contextmanager
-def reporting_faults(record: PipelineRecord) -> Iterator[None]:
-    """Name rank, stage and cause when this process fails, or when another one ended.
+def reporting_faults(record: PipelineRecord, timeout_seconds: float = 120.0) -> Iterator[None]:
+    """Name rank, stage and cause when this process fails, or when another one ended or hangs.
 
-    The first process that fails tells; the others end silently. All end at once, with exit code 1,
-    so that the launcher ends the job. A rank that hangs is noticed after the `timeout` of
-    `init_process_group`. The default process group must exist.
+    The first process that knows tells; the others end silently. All end at once, with exit code 1,
+    so that the launcher ends the job; they also end when the launcher does. The default process
+    group must exist; its own timeout should be longer than this one, which names the cause.
 
     Args:
         record: the pipeline of the plan; with replicas, ranks of one replica follow each other.
+        timeout_seconds: how long a process may be at one thing (the forward or backward of a stage
+            on a micro-batch, loading data, saving) while others wait for it. It is told at most 10
+            seconds later.
     """
-    store = dist.distributed_c10d._get_default_store()
-    rank, size = dist.get_rank(), dist.get_world_size()
-    store.set(f"partitioner/process/{rank}", f"{socket.gethostname()} {os.getpid()}")
+    job = _Job(record)
     dist.barrier()
     before = signal.signal(signal.SIGTERM, _end)
+    over = threading.Event()
+    watch = threading.Thread(target=job.watch, args=(over, timeout_seconds), daemon=True)
+    watch.start()
     try:
         yield
-        signal.signal(signal.SIGTERM, before)
     except Exception as raised:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the launcher's; this process ends by itself
         error = _root(raised)
-        who, cause = _who(record, rank), " ".join(f"{type(error).__name__}: {error}".split())
+        cause = " ".join(f"{type(error).__name__}: {error}".split())
         if isinstance(error, PartitionerError):
             cause = str(error)
         if _is_lost(error):
-            gone = _ended(store, rank, size)
+            gone = job.ended()
             if gone is not None:
-                who, cause = _who(record, gone), "its process ended"
-            elif isinstance(error, _ToldToEnd):
+                job.tell(gone, ENDED)
+            if isinstance(error, _ToldToEnd):
                 os._exit(1)
-            else:
-                cause = f"got nothing from another rank; {cause}"
-        first = str(rank).encode()
-        if store.compare_set("partitioner/failed", "", str(rank)) == first:
-            print(f"error: {who}: {cause}", file=sys.stderr, flush=True)
-        sys.stdout.flush()
-        os._exit(1)
+            cause = f"got nothing from another rank; {cause}"
+        job.tell(dist.get_rank(), cause)
+    finally:
+        over.set()
+        watch.join()
+        signal.signal(signal.SIGTERM, before)
 
 
 class _ToldToEnd(Exception):
@@ -69,10 +79,69 @@ def _end(signum: int, frame: object) -> None:
     raise _ToldToEnd
 
 
-def _who(record: PipelineRecord, rank: int) -> str:
-    ranks = len(record.ranks)
-    mine = range(rank % ranks, ranks * record.stages_per_rank, ranks)
-    return f"rank {rank}, stage {', '.join(map(str, mine))}"
+class _Job:
+    """The processes of the job, as this one sees them through their store."""
+
+    def __init__(self, record: PipelineRecord) -> None:
+        store = dist.distributed_c10d._get_default_store()
+        self._store: Any = store.clone() if hasattr(store, "clone") else store
+        self._record = record
+        self._rank, self._size = dist.get_rank(), dist.get_world_size()
+        self._launcher = os.getppid() if dist.is_torchelastic_launched() else None
+        self._telling = threading.Lock()
+        self._store.set(_process(self._rank), f"{socket.gethostname()} {os.getpid()}")
+        self.pulses = Pulses(self._store)
+
+    def watch(self, over: threading.Event, timeout_seconds: float) -> None:
+        """Write this process's pulse, and end it with the others, until it is `over`."""
+        while not over.wait(INTERVAL_SECONDS):
+            try:
+                culprit = self.pulses.culprit(self.pulses.write(), timeout_seconds)
+                told = self._store.check([_TELLER])
+            except RuntimeError:  # the store ended, and with it the launcher that has it
+                if over.is_set() or self._launcher is None:
+                    return
+                os._exit(1)
+            if culprit is not None:
+                self.tell(*culprit)
+            if told or (self._launcher is not None and os.getppid() != self._launcher):
+                with self._telling:
+                    os._exit(1)
+
+    def tell(self, rank: int, cause: str) -> Never:
+        """Say what is the matter with a rank, if nobody has said anything, and end this process."""
+        with self._telling:
+            own = str(self._rank)
+            if self._store.compare_set(_TELLER, "", own) == own.encode():
+                ranks = len(self._record.ranks)
+                stages = range(rank % ranks, ranks * self._record.stages_per_rank, ranks)
+                who = f"rank {rank}, stage {', '.join(map(str, stages))}"
+                print(f"error: {who}: {cause}", file=sys.stderr, flush=True)
+                if rank != self._rank and (pid := self._pid(rank)) is not None:
+                    with suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGKILL)  # it may be unable to end by itself
+            sys.stdout.flush()
+            os._exit(1)
+
+    def ended(self) -> int | None:
+        """A rank on this host whose process ended."""
+        until = time.monotonic() + GRACE_SECONDS
+        while time.monotonic() < until:
+            for rank in range(self._size):
+                pid = self._pid(rank)
+                if rank != self._rank and pid is not None and not _runs(pid):
+                    return rank
+            time.sleep(0.1)
+        return None
+
+    def _pid(self, rank: int) -> int | None:
+        """The process of a rank on this host."""
+        host, pid = self._store.get(_process(rank)).decode().split()
+        return int(pid) if host == socket.gethostname() else None
+
+
+def _process(rank: int) -> str:
+    return f"partitioner/process/{rank}"
 
 
 def _root(error: BaseException) -> BaseException:
@@ -85,26 +154,15 @@ def _root(error: BaseException) -> BaseException:
 def _is_lost(error: BaseException) -> bool:
     """Whether it is the connection to another rank that failed."""
     text = str(error).lower()
-    return isinstance(error, _ToldToEnd | dist.DistError) or any(
-        sign in text for sign in ("connection", "timed out", "timeout", "gloo", "nccl")
+    return isinstance(error, _ToldToEnd | dist.DistError) or (
+        isinstance(error, RuntimeError)
+        and any(sign in text for sign in ("connection", "timed out", "timeout", "gloo", "nccl"))
     )
 
 
-def _ended(store: Any, rank: int, size: int) -> int | None:
-    """A rank on this host whose process ended."""
-    until = time.monotonic() + GRACE_SECONDS
-    while time.monotonic() < until:
-        for other in range(size):
-            host, pid = store.get(f"partitioner/process/{other}").decode().split()
-            if other != rank and host == socket.gethostname() and not _runs(pid):
-                return other
-        time.sleep(0.1)
-    return None
-
-
-def _runs(pid: str) -> bool:
+def _runs(pid: int) -> bool:
     try:
-        os.kill(int(pid), 0)
+        os.kill(pid, 0)
         state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except ProcessLookupError:
         return False

@@ -7,6 +7,7 @@ computes, the next one already has the micro-batch before.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 from partitioner.distributed.layout import PipelineLayout
 from partitioner.distributed.share import Share, merged, model_loss
-from partitioner.emit import make_stage
+from partitioner.emit import Readers, make_stage
 from partitioner.schedule import Action, Kind
 
 
@@ -33,6 +34,7 @@ class LocalPipeline(Share):
         layout: PipelineLayout,
         devices: Sequence[str | torch.device],
         loss_fn: Callable[[Any, Any], Tensor] | None = None,
+        data: Readers = MappingProxyType({}),
     ) -> None:
         """Copy `model` onto `devices`, one for each rank.
 
@@ -42,6 +44,7 @@ class LocalPipeline(Share):
             devices: by rank.
             loss_fn: of what the model returns for a micro-batch and its target, a mean over the
                 micro-batch; without one, the scalar that the model itself returns.
+            data: what reads the tensors that do not come from `model`.
         """
         stages = [
             make_stage(
@@ -50,6 +53,7 @@ class LocalPipeline(Share):
                 part,
                 devices[part.index % layout.ranks],
                 last=part.index == len(layout.parts) - 1,
+                data=data,
             )
             for part in layout.parts
         ]
@@ -57,35 +61,13 @@ class LocalPipeline(Share):
         self.loss_fn = loss_fn or model_loss
         self.executed: tuple[Action, ...] = ()
 
-    def step(
-        self,
-        *args: Any,
-        target: Any = None,
-        losses: list[Tensor] | None = None,
-        **kwargs: Any,
-    ) -> Any:
-        """One step on a whole batch, called as the model is; in training with its backward.
-
-        Gradients are those of the mean of the micro-batches' losses.
-
-        Args:
-            args: positional arguments of the model.
-            target: given to the loss, divided as the batch is.
-            losses: is filled with the loss of each micro-batch.
-            kwargs: keyword arguments of the model.
-
-        Returns:
-            What the model returns, for the whole batch and without gradients.
-        """
-        return self.step_on(self.layout.batch(args, kwargs), target, losses)
-
     def step_on(
         self,
         batch: Mapping[str, Tensor],
         target: Any = None,
         losses: list[Tensor] | None = None,
     ) -> Any:
-        """`step`, with the tensors of the call by the name of the input."""
+        """See `Share.step_on`."""
         micro = self.layout.micro(batch)
         count = self.layout.micro_batches
         targets = [None] * count if target is None else target.tensor_split(count)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.pipelining import (
-    PipelineStage,
     Schedule1F1B,
     ScheduleGPipe,
     ScheduleInterleaved1F1B,
@@ -19,8 +19,10 @@ from torch.distributed.pipelining.microbatch import TensorChunkSpec, _Replicate
 
 from partitioner.capture import TensorSpec
 from partitioner.distributed.layout import PipelineLayout
+from partitioner.distributed.pulse import doing
 from partitioner.distributed.share import Share, merged, model_loss
-from partitioner.emit import make_stage
+from partitioner.distributed.stage import RankStage
+from partitioner.emit import Readers, make_stage
 from partitioner.errors import PlanError
 from partitioner.graph import wire_specs
 
@@ -49,7 +51,9 @@ class RankPipeline(Share):
         device: str | torch.device,
         loss_fn: Callable[[Any, Any], Tensor] | None = None,
         group: dist.ProcessGroup | None = None,
+        replicas: dist.ProcessGroup | None = None,
         identity: Mapping[str, str] | None = None,
+        data: Readers = MappingProxyType({}),
     ) -> None:
         """Copy this rank's part of `model` to `device`.
 
@@ -62,7 +66,11 @@ class RankPipeline(Share):
             loss_fn: of what the model returns for a micro-batch and its target, a mean over the
                 micro-batch; without one, the scalar that the model itself returns.
             group: whose ranks are those of the layout; `None` is the default group.
+            replicas: the processes that have the same stages and train on other data; gradients
+                are averaged over them.
             identity: what must be equal in all processes, by what it is.
+            data: what reads the tensors that do not come from `model`; of other ranks' tensors
+                it is not called.
 
         Raises:
             PlanError: the group has another size than the plan, or the processes differ in
@@ -74,17 +82,27 @@ class RankPipeline(Share):
                 f"the plan is for {layout.ranks} processes, and {size} were started; run it with "
                 f"`torchrun --nproc-per-node {layout.ranks}`, or plan for {size} devices"
             )
-        _check_identity(dict(identity or {}), group)
+        _check_identity(dict(identity or {}), "rank", group)
+        if replicas is not None:
+            _check_identity(dict(identity or {}), "replica", replicas)
         count = len(layout.parts)
         mine = [part for part in layout.parts if part.index % size == rank]
         stages = [
-            make_stage(model, layout.captured, part, device, last=part.index == count - 1)
+            make_stage(
+                model,
+                layout.captured,
+                part,
+                device,
+                last=part.index == count - 1,
+                data=data,
+            )
             for part in mine
         ]
         super().__init__(layout, stages)
         self.group = group
+        self.replicas = replicas
         wrapped = [
-            PipelineStage(
+            RankStage(
                 stage,
                 stage.part.index,
                 count,
@@ -113,27 +131,13 @@ class RankPipeline(Share):
         )
         self._tied_groups = self._make_tied_groups(rank)
 
-    def step(
+    def step_on(
         self,
-        *args: Any,
+        batch: Mapping[str, Tensor],
         target: Any = None,
         losses: list[Tensor] | None = None,
-        **kwargs: Any,
     ) -> Any:
-        """One step on a whole batch, called as the model is, and alike on every rank.
-
-        Gradients are those of the mean of the micro-batches' losses.
-
-        Args:
-            args: positional arguments of the model.
-            target: given to the loss on the last rank, divided as the batch is.
-            losses: on the last rank, is filled with the loss of each micro-batch.
-            kwargs: keyword arguments of the model.
-
-        Returns:
-            On the last rank what the model returns for the whole batch; `None` elsewhere.
-        """
-        batch = self.layout.batch(args, kwargs)
+        """See `Share.step_on`."""
         given = {name: batch[name] for name in self._inputs()}
         if target is None:
             target = torch.zeros(self.layout.micro_batches)
@@ -142,11 +146,13 @@ class RankPipeline(Share):
             lambda stage, given, out: returned.append(tuple(t.detach() for t in out))
         )
         try:
-            self.schedule.step(target=target, losses=losses, return_outputs=False, **given)
+            with doing("waiting in the pipeline's step"):
+                self.schedule.step(target=target, losses=losses, return_outputs=False, **given)
         finally:
             hook.remove()
         if self.layout.captured.training:
             self._sum_tied()
+            self._average_replicas()
         is_last = self.stages[-1].part.index == len(self.layout.parts) - 1
         return merged(self.layout, returned) if is_last else None
 
@@ -184,15 +190,26 @@ class RankPipeline(Share):
             for copy in copies:
                 copy.grad = total if copy is copies[0] else total.clone()
 
+    def _average_replicas(self) -> None:
+        """Average all gradients over the replicas."""
+        if self.replicas is None:
+            return
+        for parameter in self.parameters():
+            if parameter.requires_grad:
+                if parameter.grad is None:
+                    parameter.grad = torch.zeros_like(parameter)
+                dist.all_reduce(parameter.grad, group=self.replicas)
+                parameter.grad /= dist.get_world_size(self.replicas)
 
-def _check_identity(identity: dict[str, str], group: dist.ProcessGroup | None) -> None:
-    """Refuse to start where processes differ; all of them do."""
+
+def _check_identity(identity: dict[str, str], called: str, group: dist.ProcessGroup | None) -> None:
+    """Refuse to start where processes, each `called` by its number, differ; all of them do."""
     found: list[dict[str, str]] = [{} for _ in range(dist.get_world_size(group))]
     dist.all_gather_object(found, identity, group)
     for what in identity:
         values = [each.get(what, "nothing") for each in found]
         if len(set(values)) > 1:
-            told = ", ".join(f"rank {rank} has {value}" for rank, value in enumerate(values))
+            told = ", ".join(f"{called} {rank} has {value}" for rank, value in enumerate(values))
             raise PlanError(
                 f"the processes differ in their {what}: {told}; start all with the same"
             )

@@ -13,8 +13,6 @@ from partitioner.distributed.layout import whole_batch
 from partitioner.errors import PlanError
 from partitioner.placement import PipelineRecord
 
-TIMEOUT_SECONDS = 120
-
 
 def training_script(
     record: PipelineRecord,
@@ -45,7 +43,6 @@ def training_script(
         "@REPLICAS@": str(replicas),
         "@PLAN@": repr(os.fspath(plan_file)),
         "@MODEL@": model,
-        "@TIMEOUT@": str(TIMEOUT_SECONDS),
         "@ARGS@": "".join(f"{_text(value)}, " for value in args).rstrip(),
         "@KWARGS@": ", ".join(f"{k!r}: {_text(v)}" for k, v in kwargs.items()),
     }
@@ -81,115 +78,73 @@ _TEMPLATE = '''"""Train @MODEL@ as a pipeline:
 import argparse
 import os
 from datetime import timedelta
-from pathlib import Path
 
 import torch
 import torch.distributed as dist
-import torch.distributed.checkpoint as checkpoint
-from torch.distributed.checkpoint.state_dict import (
-    StateDictOptions, get_state_dict, set_state_dict,
-)
 from torch.distributed.device_mesh import init_device_mesh
 
 from partitioner import Plan
-from partitioner.distributed import reporting_faults
+from partitioner.distributed import reporting_faults, resume_checkpoint, save_checkpoint
 from partitioner.loading import load_model
 
 REPLICAS, RANKS = @REPLICAS@, @RANKS@
-FLAT = StateDictOptions(flatten_optimizer_state_dict=True)
 
 
-def batch(step, replica):
+def batch():
     """Put your data here: the whole batch of one replica, equal on all its ranks."""
-    torch.manual_seed(1000 * step + replica)
     return (@ARGS@), {@KWARGS@}
 
 
-def main(steps, folder, every):
+def main(options):
     gpu = torch.cuda.is_available()
     device = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if gpu else torch.device("cpu")
-    dist.init_process_group("nccl" if gpu else "gloo", timeout=timedelta(seconds=@TIMEOUT@))
+    if gpu:
+        torch.cuda.set_device(device)
+    patience = timedelta(seconds=options.timeout + 60)  # so that the message below comes first
+    dist.init_process_group("nccl" if gpu else "gloo", timeout=patience)
     plan = Plan.load(@PLAN@)
-    with reporting_faults(plan.pipeline):
-        train(plan, device, steps, folder, every)
+    with reporting_faults(plan.pipeline, options.timeout):
+        train(plan, device, options)
     dist.destroy_process_group()
 
 
-def train(plan, device, steps, folder, every):
+def train(plan, device, options):
     if dist.get_world_size() != REPLICAS * RANKS:
         raise SystemExit(f"start {REPLICAS * RANKS} processes, not {dist.get_world_size()}")
     mesh = init_device_mesh(
         device.type, (REPLICAS, RANKS), mesh_dim_names=("replica", "pipeline")
     )
-    replica = mesh.get_local_rank("replica")
-    model = load_model("@MODEL@", seed=0)  # equal in every process
-    pipeline = plan.pipeline_rank(model, device, group=mesh.get_group("pipeline"))
+    ranks, replicas = mesh.get_group("pipeline"), mesh.get_group("replica")
+    with torch.device("meta" if options.weights else "cpu"):
+        model = load_model("@MODEL@", seed=0)  # equal in every process
+    pipeline = plan.pipeline_rank(
+        model, device, group=ranks, replicas=replicas, checkpoint=options.weights
+    )
     pipeline.train()
-    parts = [
-        (stage, torch.optim.AdamW(stage.parameters(), lr=1e-3))
-        for stage in pipeline.stages
-        if any(True for _ in stage.parameters())
-    ]
-    done = resume(parts, folder)
-    for step in range(done, steps):
-        args, kwargs = batch(step, replica)
+    optimizer = torch.optim.AdamW([{"params": pipeline.parameters()}], lr=1e-3)  # maybe none
+    done = resume_checkpoint(options.folder, pipeline, optimizer)
+    for step in range(done, options.steps):
+        torch.manual_seed(1000 * step + mesh.get_local_rank("replica"))  # as without interruption
+        args, kwargs = batch()
         losses = []
         pipeline.zero_grad()
-        pipeline.step(*args, losses=losses, **kwargs)  # forwards and backwards of all micro-batches
-        if REPLICAS > 1:
-            average_gradients(pipeline, mesh.get_group("replica"))
-        for _, optimizer in parts:
-            optimizer.step()
+        pipeline.step(*args, losses=losses, **kwargs)  # all micro-batches; averages over replicas
+        optimizer.step()
         if losses:  # on the last rank
-            loss = sum(losses) / len(losses)
-            if REPLICAS > 1:
-                dist.all_reduce(loss, group=mesh.get_group("replica"))
-            if replica == 0:
-                print(f"step {step}: loss {float(loss) / REPLICAS:.6f}", flush=True)
-        if every and (step + 1) % every == 0:
-            checkpoint.save(state_of(parts), checkpoint_id=Path(folder, f"step-{step + 1:08d}"))
-
-
-def average_gradients(pipeline, group):
-    for parameter in pipeline.parameters():
-        if parameter.requires_grad:
-            if parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
-            dist.all_reduce(parameter.grad, group=group)
-            parameter.grad /= REPLICAS
-
-
-def state_of(parts):
-    """Tensors by the names of the whole model: any number of stages can read them."""
-    state = {"model": {}, "optimizer": {}}
-    for stage, optimizer in parts:
-        model, optim = get_state_dict(stage, optimizer, options=FLAT)
-        state["model"].update(model)
-        state["optimizer"].update(optim)
-    return state
-
-
-def resume(parts, folder):
-    """Take the last whole checkpoint; its number of steps."""
-    whole = sorted(path.parent for path in Path(folder).glob("step-*/.metadata"))
-    if not whole:
-        return 0
-    state = state_of(parts)
-    checkpoint.load(state, checkpoint_id=whole[-1])
-    for stage, optimizer in parts:
-        set_state_dict(
-            stage, optimizer, options=FLAT,
-            model_state_dict={name: state["model"][name] for name in stage.state_dict()},
-            optim_state_dict=state["optimizer"],
-        )
-    return int(whole[-1].name.removeprefix("step-"))
+            loss = sum(losses) / len(losses) / REPLICAS
+            dist.all_reduce(loss, group=replicas)
+            if mesh.get_local_rank("replica") == 0:
+                print(f"step {step}: loss {float(loss):.6f}", flush=True)
+        if options.every and (step + 1) % options.every == 0:
+            save_checkpoint(options.folder, step + 1, pipeline, optimizer)
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("--steps", type=int, default=10)
-    parser.add_argument("--folder", default="checkpoints")
+    parser.add_argument("--timeout", type=float, default=120, help="seconds that a rank may hang")
+    parser.add_argument("--weights", help="a checkpoint of the model, to begin with")
+    parser.add_argument("--folder", default="checkpoints", help="of this run's own checkpoints")
     parser.add_argument("--every", type=int, default=0, help="steps between checkpoints; 0: none")
-    options = parser.parse_args()
-    main(options.steps, options.folder, options.every)
+    main(parser.parse_args())
 '''

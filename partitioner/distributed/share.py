@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -13,7 +14,7 @@ from partitioner.emit import StageModule
 from partitioner.graph import training_loss
 
 
-class Share:
+class Share(ABC):
     """The stages of one process.
 
     A parameter that several stages have is in `named_parameters` once for each; their gradients are
@@ -24,6 +25,39 @@ class Share:
         self.layout = layout
         self.stages = tuple(stages)
 
+    def step(
+        self,
+        *args: Any,
+        target: Any = None,
+        losses: list[Tensor] | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """One step on a whole batch, called as the model is; in training with its backward.
+
+        Every process of the pipeline is called alike. Gradients are those of the mean of the
+        micro-batches' losses. In the process that has the last stage the loss is computed.
+
+        Args:
+            args: positional arguments of the model.
+            target: given to the loss, divided as the batch is.
+            losses: is filled with the loss of each micro-batch where these are computed.
+            kwargs: keyword arguments of the model.
+
+        Returns:
+            What the model returns, for the whole batch and without gradients; `None` in a process
+            that does not have the last stage.
+        """
+        return self.step_on(self.layout.batch(args, kwargs), target, losses)
+
+    @abstractmethod
+    def step_on(
+        self,
+        batch: Mapping[str, Tensor],
+        target: Any = None,
+        losses: list[Tensor] | None = None,
+    ) -> Any:
+        """`step`, with the tensors of the call by the name of the input."""
+
     def parameters(self) -> Iterator[nn.Parameter]:
         """The parameters of all stages, as an optimizer takes them."""
         for stage in self.stages:
@@ -33,6 +67,15 @@ class Share:
         """Names as in the original, and parameters."""
         for stage in self.stages:
             yield from stage.named_parameters()
+
+    def canonical_names(self) -> dict[Tensor, str]:
+        """By parameter, the first of its names in the original."""
+        first = {
+            name: canonical
+            for canonical, state in self.layout.captured.state.items()
+            for name in state.names
+        }
+        return {parameter: first[name] for name, parameter in self.named_parameters()}
 
     def state_dict(self) -> dict[str, Tensor]:
         """Names as in the original, of what these stages have."""

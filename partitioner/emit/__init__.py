@@ -20,11 +20,13 @@ from partitioner.emit.modes import placement_of_state
 from partitioner.emit.moves import insert_moves
 from partitioner.emit.placed import PlacedModule, place
 from partitioner.emit.source import source, source_of
-from partitioner.emit.stages import StageModule, make_stage
+from partitioner.emit.split_points import split_points
+from partitioner.emit.stages import Readers, StageModule, make_stage
 
 __all__ = [
     "PlacedGraph",
     "PlacedModule",
+    "Readers",
     "StageModule",
     "check_placement",
     "device_map",
@@ -37,4 +39,5 @@ __all__ = [
     "placement_of_state",
     "source",
     "source_of",
+    "split_points",
 ]

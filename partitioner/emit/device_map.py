@@ -6,7 +6,7 @@ device and runs whatever is between them where its operands happen to be.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from torch import fx
@@ -15,6 +15,7 @@ from partitioner.capture.captured import NodeInfo, holds_tensor
 from partitioner.capture.program import graph_of
 from partitioner.emit.graphs import listed
 from partitioner.errors import PlanError
+from partitioner.spec import enclosing
 
 if TYPE_CHECKING:
     from partitioner.placement import PlanDocument
@@ -127,12 +128,4 @@ def _check_between(
 
 
 def _entry(path: str, found: Mapping[str, str]) -> str | None:
-    for prefix in _prefixes(path):
-        if prefix in found:
-            return found[prefix]
-    return None
-
-
-def _prefixes(path: str) -> Iterable[str]:
-    parts = path.split(".") if path else []
-    return (".".join(parts[:count]) for count in range(len(parts), -1, -1))
+    return next((found[prefix] for prefix in reversed(enclosing(path)) if prefix in found), None)

@@ -209,9 +209,21 @@ def _body(
 
 
 def _calls_original(model: nn.Module, captured: Captured) -> bool:
-    """Whether the original's own `forward` follows the device of its inputs."""
+    """Whether the original's own `forward` follows the device of its inputs, or is all there is.
+
+    Raises:
+        PlanError: it is all there is, and not the `forward` of the model's class.
+    """
+    of_class = "forward" not in vars(model)
+    if "" in captured.opaque:
+        if not of_class:
+            raise PlanError(
+                f"{captured.model_class} is called whole ({captured.opaque['']}), and its "
+                "`forward` is an attribute of this very module; define it in the model's class"
+            )
+        return True
     whole = any(call.path == "" and call.foldable for call in captured.calls)
-    return whole and "forward" not in vars(model) and not isinstance(model, fx.GraphModule)
+    return whole and of_class and not isinstance(model, fx.GraphModule)
 
 
 def _call_of_original(

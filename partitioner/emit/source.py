@@ -67,6 +67,11 @@ def source_of(
     captured: Captured, placement: Mapping[str, str], detours: Detours | None = None
 ) -> str:
     """The Python module of a recording under a placement; see `source`."""
+    if "" in captured.opaque:
+        raise PlanError(
+            f"there is no source of {captured.model_class}, which is called whole "
+            f"({captured.opaque['']}); use `Plan.apply(model)`, which keeps the model's own code"
+        )
     return _Author(captured, placement, detours).module()
 
 

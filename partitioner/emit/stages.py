@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -23,6 +24,9 @@ from partitioner.emit.graphs import PlacedGraph, nodes_in
 from partitioner.emit.moves import insert_moves
 from partitioner.emit.placed import copied
 from partitioner.graph.stages import StagePart
+
+Readers = Mapping[str, Callable[[], Tensor]]
+"""By canonical name, what reads the data of a tensor that does not come from the model."""
 
 
 class StageModule(nn.Module):
@@ -87,7 +91,7 @@ def make_stage(
     device: str | torch.device,
     *,
     last: bool,
-    tensor_of: Callable[[Tensor, str, str], Tensor] = copied,
+    data: Readers = MappingProxyType({}),
 ) -> StageModule:
     """The module of one stage, on `device`. The original is not modified.
 
@@ -97,14 +101,18 @@ def make_stage(
         part: which stage.
         device: where it shall run.
         last: it is the last one, and so returns what the model returns, as a tuple of tensors.
-        tensor_of: makes a tensor of the stage from the original's, its name and the device.
+        data: what reads the tensors that do not come from `model`; those of this stage are read.
+
+    Raises:
+        PlanError: a tensor of this stage is on `meta`, and has no data.
     """
     where = torch.device(device)
     own = set(part.state)
 
     def moved(tensor: Tensor, name: str) -> Tensor:
         if name in own:
-            return tensor_of(tensor, name, str(where))
+            source = data[name]() if name in data else tensor
+            return copied(tensor, name, str(where), source)
         return (
             nn.Parameter(tensor.detach().to("meta"), False)
             if isinstance(tensor, nn.Parameter)
@@ -115,7 +123,7 @@ def make_stage(
     _drop_others(stage, model, own)
     vars(stage).pop("forward", None)
     graph = _graph(model, captured, part, str(where), last)
-    _bind_attributes(stage, model, captured, graph, str(where), tensor_of)
+    _bind_attributes(stage, model, captured, graph, str(where))
     stage.__class__ = _stage_class(type(model).__name__, captured, part, where, graph)
     assert isinstance(stage, StageModule)
     return stage
@@ -230,7 +238,6 @@ def _bind_attributes(
     captured: Captured,
     graph: fx.Graph,
     device: str,
-    tensor_of: Callable[[Tensor, str, str], Tensor],
 ) -> None:
     """Give the stage what its graph reads and no module has: constants, items of containers."""
     numbers = itertools.count()
@@ -239,12 +246,12 @@ def _bind_attributes(
             continue
         target = str(node.target)
         if target in captured.constants:
-            value = tensor_of(captured.constants[target], target, device)
+            value = copied(captured.constants[target], target, device)
         elif _is_attribute(stage, target):
             continue
         else:
             value = fetch(model, target)
-            value = tensor_of(value, target, device) if isinstance(value, Tensor) else value
+            value = copied(value, target, device) if isinstance(value, Tensor) else value
         node.target = f"_constant_{next(numbers)}"
         vars(stage)[node.target] = value
 

@@ -2,7 +2,7 @@
 
 from partitioner.graph.annotate import annotate
 from partitioner.graph.cost_graph import CostGraph, Holding, NodeCost, TensorCost
-from partitioner.graph.loss import output_tensors, training_loss
+from partitioner.graph.loss import LOSSES, OUTPUT_LOSS, Loss, loss_of, output_tensors, training_loss
 from partitioner.graph.optimizer_state import (
     OPTIMIZERS,
     OptimizerMemory,
@@ -19,14 +19,18 @@ from partitioner.graph.stages import (
 )
 
 __all__ = [
+    "LOSSES",
     "OPTIMIZERS",
+    "OUTPUT_LOSS",
     "CostGraph",
     "Holding",
+    "Loss",
     "NodeCost",
     "OptimizerMemory",
     "StagePart",
     "TensorCost",
     "annotate",
+    "loss_of",
     "movable",
     "optimizer_factory",
     "optimizer_memory",

@@ -21,10 +21,11 @@ from partitioner.capture import Captured, NodeInfo, holds_tensor
 from partitioner.errors import InfeasibleError
 from partitioner.graph.cost_graph import CostGraph, NodeCost, TensorCost
 from partitioner.graph.lifetimes import holdings_of
+from partitioner.graph.loss import OUTPUT_LOSS, Loss
 from partitioner.graph.optimizer_state import optimizer_factory, optimizer_memory
 from partitioner.graph.rehearsal import rehearse
 from partitioner.graph.trace import NodeTrace
-from partitioner.spec import Cluster
+from partitioner.spec import Cluster, is_host
 
 
 def annotate(
@@ -35,6 +36,7 @@ def annotate(
     *,
     training: bool,
     optimizer: object = None,
+    loss: Loss = OUTPUT_LOSS,
 ) -> CostGraph:
     """What each node and tensor of the recording costs on each device of `cluster`.
 
@@ -46,15 +48,25 @@ def annotate(
         training: count the backward, gradients, optimizer and what is saved; else inference
             under `torch.no_grad()`.
         optimizer: what `optimizer_factory` accepts; ignored in inference.
+        loss: that a step is trained with; its seconds are those of the node whose value it is
+            computed from, where it was given.
 
     Raises:
         CostModelError: a node does not run on fake tensors, or an operator has no price.
         InfeasibleError: a node runs on no device.
-        SpecError: the optimizer is unknown or cannot take a step.
+        SpecError: the optimizer is unknown or cannot take a step, or the loss does not take what
+            the model returns.
     """
     model = getattr(model, "_orig_mod", model)
     make_optimizer = optimizer_factory(optimizer) if training else None
-    rehearsal = rehearse(captured, model, training=training, devices=len(cluster.devices))
+    rehearsal = rehearse(
+        captured,
+        model,
+        training=training,
+        devices=len(cluster.devices),
+        on_cuda=not all(is_host(name) for name in cluster.names),
+        loss=loss,
+    )
     prices = _Prices(cost_model, {device.name: device.figures() for device in cluster.devices})
     graph: nx.DiGraph[str] = nx.DiGraph()
     recorded = [node for node in captured.graph.nodes if node.op != "output"]

@@ -24,7 +24,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from cost_models.signatures import tensors_in
-from partitioner.virtual import rounded
+from partitioner.virtual import computed, rounded
 
 _LABEL = "_partitioner_life"
 
@@ -99,7 +99,7 @@ class StorageLedger(TorchDispatchMode):  # type: ignore[no-untyped-call]
     ) -> Any:
         """Run `func` and note what is new."""
         self.locate(func)
-        result = func(*args, **(kwargs or {}))
+        result = computed(func, args, kwargs or {})
         for tensor in tensors_in(result):
             if self.counts(tensor):
                 self.note(tensor)

@@ -6,6 +6,8 @@ point the nodes are named whose device then holds it:
 - an activation, in the forward: the node that made it, and each node that has read it so far, until
   its last use anywhere (a reader elsewhere has a copy); beyond, and in the backward: the nodes that
   keep it for their own backward, until that is done;
+- what the model returns, in training: also the node that made it, to the end of the step and, as a
+  training loop's variable keeps it, through the next step's forward; likewise the loss;
 - a shared parameter's copies: the same, beside its owner, who holds it all the time;
 - a parameter's gradient: its owner, and at the point where it is made also the node that makes it;
 - another tensor of the backward, such as the gradient of an activation: the node that makes it at
@@ -107,6 +109,8 @@ class _Lifetimes:
         first, last = self.rehearsal.ledger.points_of(life)
         if life.state is not None:
             pieces = self._state(life)
+        elif life is self.rehearsal.loss and life not in self.results:
+            pieces = iter([_Piece((life.maker,), 0, self.last_point, "workspace")])
         elif first > last:
             return
         elif life in self.gradient_names:
@@ -143,16 +147,20 @@ class _Lifetimes:
         readers = self.uses.get(life, [])
         last_use = max([life.maker, *readers])
         frame_holder = {last_use}
-        if life in self.results:
+        is_result = life in self.results
+        kept_until = self.last_point if is_result else last_use
+        if is_result:
             last_use = self.count if self._trains else self.last_point
 
         def holders(point: int) -> set[int]:
-            own = {life.maker} if point <= last_use else set()
+            own = {life.maker} if point <= kept_until else set()
             now = own | set(self._forward_holders(point, readers, life.savers, last_use))
             return now or frame_holder
 
         marks = self._marks(readers, life.savers, last_use)
         yield from _cut(first, last, marks, holders, "activations")
+        if is_result and self._trains:
+            yield _Piece((life.maker,), 0, self.count - 1, "activations")
 
     def _forward_holders(
         self, point: int, readers: Iterable[int], savers: Iterable[int], last_use: int

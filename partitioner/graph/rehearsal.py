@@ -15,34 +15,45 @@ was given. Operators, births and deaths of storages are written down by node and
 
 from __future__ import annotations
 
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from partitioner.capture import Captured, fake_clone, in_mode, quiet
+from partitioner.graph.loss import OUTPUT_LOSS, Loss
 from partitioner.graph.run import Run
 from partitioner.graph.trace import Rehearsal
 from partitioner.graph.whole_calls import WholeCalls
+from partitioner.virtual import native_dropout
 
 
 def rehearse(
-    captured: Captured, model: nn.Module, *, training: bool, devices: int = 1
+    captured: Captured,
+    model: nn.Module,
+    *,
+    training: bool,
+    devices: int = 1,
+    on_cuda: bool = False,
+    loss: Loss = OUTPUT_LOSS,
 ) -> Rehearsal:
     """Run one step of `captured` on fake tensors of the example's sizes.
 
     Args:
         captured: the recording.
         model: the recorded model or a clone of it; not touched.
-        training: with the backward of `training_loss`; else one forward without gradients.
+        training: with the backward of `loss`; else one forward without gradients.
         devices: how many there are to choose from: with one, the model's own `forward` will run.
+        on_cuda: with the operators that CUDA takes, where they keep other bytes than the CPU's.
+        loss: of a training step.
 
     Raises:
         CostModelError: a node does not run; the message names it.
+        SpecError: the loss does not take what the model returns.
     """
     mode = FakeTensorMode(allow_non_fake_inputs=True)
-    with quiet():
-        run = Run(_clone(captured, model, mode), captured, mode)
+    with quiet(), native_dropout() if on_cuda else nullcontext():
+        run = Run(_clone(captured, model, mode), captured, mode, loss)
         with mode:
             rehearsal = run.step(training)
         whole = WholeCalls(

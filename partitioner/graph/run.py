@@ -17,12 +17,12 @@ from torch.utils.checkpoint import checkpoint
 
 from cost_models import CostModelError, OperatorCall, OperatorRecorder
 from cost_models.signatures import tensors_in
-from partitioner.capture import DATA_DEPENDENT, Captured, GraphRun
+from partitioner.capture import DATA_DEPENDENT, Answering, Captured, GraphRun
 from partitioner.capture.clone import NamedTensor, fake_like, named_tensors
 from partitioner.graph.ledger import Life, StorageLedger
-from partitioner.graph.loss import trainable_outputs, training_loss
+from partitioner.graph.loss import OUTPUT_LOSS, Loss, trainable_outputs
 from partitioner.graph.trace import GradientFlow, NodeTrace, Rehearsal
-from partitioner.graph.unknown import Unknown, fake_value
+from partitioner.graph.unknown import Unknown, fake_value, with_all_gradients
 
 
 class Run(GraphRun):
@@ -32,11 +32,19 @@ class Run(GraphRun):
         model: a clone of the recorded model with fake tensors of `mode`.
         captured: the recording.
         mode: the fake tensors' mode, which must be on during `step`.
+        loss: of a training step.
     """
 
-    def __init__(self, model: nn.Module, captured: Captured, mode: FakeTensorMode) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        captured: Captured,
+        mode: FakeTensorMode,
+        loss: Loss = OUTPUT_LOSS,
+    ) -> None:
         super().__init__(model, captured)
         self.mode = mode
+        self.loss = loss
         self.order = tuple(node.name for node in captured.graph.nodes if node.op != "output")
         self.position = {name: i for i, name in enumerate(self.order)}
         self.traces = tuple(NodeTrace() for _ in self.order)
@@ -67,7 +75,7 @@ class Run(GraphRun):
         named = self.note_state()
         with torch.set_grad_enabled(training), saved_tensors_hooks(self._pack, _as_is):
             with self.ledger, self.recorder:
-                returned = [self.forward()]
+                kept = [self.forward()]
             lives = tuple(
                 dict.fromkeys(
                     life
@@ -78,8 +86,7 @@ class Run(GraphRun):
             self.env.clear()
             self.forward_end = self.ledger.clock
             if training:
-                self._backward(returned)
-            returned.clear()
+                kept.append(self._backward(kept[0]))
         gradients = {}
         for held in named:
             if held.role == "parameter" and held.tensor.grad is not None:
@@ -88,8 +95,10 @@ class Run(GraphRun):
                     gradients[held.names[0]] = life
         last = 2 * len(self.order) if training else len(self.order) - 1
         self.ledger.enter(last, 0)
+        loss = self.ledger.life_of(kept[-1]) if training and kept[-1] is not None else None
+        del kept
         return Rehearsal(
-            self.order, self.traces, self.ledger, lives, gradients, self.flows, last + 1
+            self.order, self.traces, self.ledger, lives, loss, gradients, self.flows, last + 1
         )
 
     def note_state(self) -> tuple[NamedTensor, ...]:
@@ -108,22 +117,19 @@ class Run(GraphRun):
             self.enter_region(True, None)
         return result
 
-    def _backward(self, returned: list[Any]) -> None:
-        """The loss and its backward. Takes the results out of `returned`: they must not outlive
-        the loss."""
+    def _backward(self, returned: Any) -> torch.Tensor | None:
+        """The loss, after its backward; `None` where nothing can be trained."""
         self.phase = "loss"
         self.ledger.enter(len(self.order), len(self.order) - 1)
+        if not trainable_outputs(returned):
+            return None
         with self.ledger, self.recorder:
-            loss = None
-            if trainable_outputs(returned[0]):
-                loss = training_loss(returned[0], self._begin_term)
-            returned.clear()
-            if loss is not None:
-                self.phase = "backward of loss"
-                self.boundaries.append(torch._C._autograd._get_sequence_nr())
-                self._watch_gradients(loss)
-                torch.autograd.backward(loss)
-            del loss
+            loss = self.loss.without_data()(returned, self._begin_term)
+            self.phase = "backward of loss"
+            self.boundaries.append(torch._C._autograd._get_sequence_nr())
+            self._watch_gradients(loss)
+            torch.autograd.backward(loss)
+        return loss
 
     def _begin_term(self, leaf: torch.Tensor) -> None:
         """The loss of one result belongs to the node that made it."""
@@ -217,11 +223,23 @@ class Run(GraphRun):
         return super().fetch_attr(target)
 
     def call_module(self, target: Any, args: Any, kwargs: Any) -> Any:
-        """Call a leaf module, under activation checkpointing where the model did so."""
+        """Call a leaf module, under activation checkpointing where the model did so.
+
+        One that decides by its data is told stand-ins, the other ones where the first lead nowhere.
+        """
         module = self.model.get_submodule(target)
         if self.captured.nodes[self.order[self.current]].checkpointed:
             return checkpoint(module, *args, use_reentrant=False, **kwargs)
-        return module(*args, **kwargs)
+        answering = Answering()
+        try:
+            with answering:
+                result = super().call_module(target, args, kwargs)
+        except DATA_DEPENDENT:
+            self.traces[self.current].forward.clear()
+            answering.go_on(other=True)
+            with answering:
+                result = super().call_module(target, args, kwargs)
+        return with_all_gradients(result, module) if answering.given else result
 
     def _unknown(self, n: fx.Node) -> Any:
         """A node that decides by its data: its recorded value, charged by bytes."""
@@ -289,10 +307,10 @@ class Run(GraphRun):
         self.ledger.enter(max(point, self.ledger.point), node)
 
     def _record(self, call: OperatorCall) -> None:
-        if self.phase == "forward":
-            self.traces[self.ledger.maker].forward.append(call)
-        elif self.phase == "backward":
-            self.traces[self.ledger.maker].backward.append(call)
+        counts = self.phase in ("forward", "backward") or self.loss.function is not None
+        if counts:
+            trace = self.traces[self.ledger.maker]
+            (trace.backward if self.phase.startswith("backward") else trace.forward).append(call)
 
     def _pack(self, tensor: torch.Tensor) -> torch.Tensor:
         life = self.ledger.life_of(tensor)

@@ -38,7 +38,8 @@ class StagePart:
         wires_in: nodes whose values come from the stage before, in order.
         wires_out: nodes whose values go to the next stage; of the last stage, the tensors that the
             model returns.
-        state: canonical names of the parameters, buffers and constants that it needs.
+        state: canonical names of the parameters, buffers and constants that it needs; the first
+            stage also has those that nothing reads.
     """
 
     index: int
@@ -121,6 +122,7 @@ def split_stages(captured: Captured, stage_of: Mapping[str, int]) -> tuple[Stage
         crossing.append(outside)
     returned = tuple(node.name for node in output.all_input_nodes)
     order = [node.name for node in captured.graph.nodes if node.op != "output"]
+    unread = _unread(captured)
     parts = []
     for stage in range(count):
         later = set().union(*crossing[stage + 1 :])
@@ -145,7 +147,7 @@ def split_stages(captured: Captured, stage_of: Mapping[str, int]) -> tuple[Stage
                 wires_out=returned
                 if stage == count - 1
                 else tuple(name for name in tensors if name in so_far & later),
-                state=_state(captured, needed[stage]),
+                state=_state(captured, needed[stage]) + (() if stage else unread),
             )
         )
     return tuple(parts)
@@ -236,6 +238,16 @@ def _reach(
             waiting += [by_name[name] for name in captured.nodes[node.name].shared.values()]
         waiting += node.all_input_nodes
     return inside, outside
+
+
+def _unread(captured: Captured) -> tuple[str, ...]:
+    """Parameters and buffers that no node reads: a `state_dict` has them all the same."""
+    read = {name for info in captured.nodes.values() for name in info.state}
+    return tuple(
+        name
+        for name, state in captured.state.items()
+        if name not in read and state.role != "constant"
+    )
 
 
 def _state(captured: Captured, nodes: set[str]) -> tuple[str, ...]:

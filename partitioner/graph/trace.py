@@ -55,6 +55,7 @@ class Rehearsal:
         nodes: by position in `order`.
         ledger: every storage's life.
         results: storages that the model returns.
+        loss: its storage, in training.
         gradients: by parameter name, the storage of its gradient.
         flows: by storage, the gradients in it that go from node to node.
         points: how many program points there are.
@@ -64,6 +65,7 @@ class Rehearsal:
     nodes: tuple[NodeTrace, ...]
     ledger: StorageLedger
     results: tuple[Life, ...]
+    loss: Life | None
     gradients: Mapping[str, Life]
     flows: Mapping[Life, Sequence[GradientFlow]]
     points: int

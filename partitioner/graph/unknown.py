@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from torch import nn
+from torch.utils import _pytree as pytree
 
 from partitioner.capture import TensorSpec
 
@@ -20,6 +22,43 @@ def fake_value(spec: Any) -> Any:
     if isinstance(spec, Mapping):
         return {key: fake_value(entry) for key, entry in spec.items()}
     return None
+
+
+def with_all_gradients(result: Any, module: nn.Module) -> Any:
+    """A module's result, such that parameters which it did not use this time have gradients too."""
+    leaves, spec = pytree.tree_flatten(result)
+    followed = [i for i, leaf in enumerate(leaves) if getattr(leaf, "grad_fn", None) is not None]
+    if not followed:
+        return result
+    reached = _reached([leaves[i].grad_fn for i in followed])
+    left = [p for p in module.parameters() if p.requires_grad and id(p) not in reached]
+    if left:
+        leaves[followed[0]] = _Reaching.apply(leaves[followed[0]], *left)  # type: ignore[no-untyped-call]
+    return pytree.tree_unflatten(leaves, spec)
+
+
+def _reached(functions: list[Any]) -> set[int]:
+    """The parameters, by identity, that the backward from some functions comes to."""
+    seen = set(functions)
+    while functions:
+        for following, _ in functions.pop().next_functions:
+            if following is not None and following not in seen:
+                seen.add(following)
+                functions.append(following)
+    return {id(function.variable) for function in seen if hasattr(function, "variable")}
+
+
+class _Reaching(torch.autograd.Function):
+    """The first argument; the others get gradients of their sizes."""
+
+    @staticmethod
+    def forward(ctx: Any, tensor: torch.Tensor, *parameters: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(*parameters)
+        return tensor.view_as(tensor)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> Any:
+        return gradient, *map(torch.empty_like, ctx.saved_tensors)
 
 
 class Unknown(torch.autograd.Function):

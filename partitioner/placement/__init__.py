@@ -9,6 +9,7 @@ from partitioner.placement.baseline import (
 )
 from partitioner.placement.build import build_pipeline_plan, build_plan
 from partitioner.placement.check import check, check_placement, objective_value, targets
+from partitioner.placement.curves import memory_curves
 from partitioner.placement.document import PlanDocument
 from partitioner.placement.memory import Measured, memory_use, peak_nbytes
 from partitioner.placement.parts import (
@@ -16,14 +17,17 @@ from partitioner.placement.parts import (
     Certificate,
     ClusterRecord,
     DeviceRecord,
+    Held,
     LinkRecord,
     LinkTraffic,
+    MemoryCurve,
     MemoryUse,
     ModelIdentity,
     NetworkRecord,
     NodeCosts,
     NodeRecord,
     PipelineRecord,
+    Rehearsal,
     StateRecord,
     TensorRecord,
     Transfer,
@@ -47,9 +51,11 @@ __all__ = [
     "Certificate",
     "ClusterRecord",
     "DeviceRecord",
+    "Held",
     "LinkRecord",
     "LinkTraffic",
     "Measured",
+    "MemoryCurve",
     "MemoryUse",
     "ModelIdentity",
     "NetworkRecord",
@@ -59,6 +65,7 @@ __all__ = [
     "Pipelined",
     "PlanDocument",
     "ReckonedMemory",
+    "Rehearsal",
     "Span",
     "StateRecord",
     "TensorRecord",
@@ -76,6 +83,7 @@ __all__ = [
     "cost_graph_of",
     "equal_counts",
     "infer_placement",
+    "memory_curves",
     "memory_use",
     "next_fit",
     "objective_value",

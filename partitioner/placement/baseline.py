@@ -51,6 +51,7 @@ def infer_placement(
     captured: Captured,
     state_devices: Mapping[str, str],
     colocated: Iterable[tuple[str, ...]] = (),
+    settled: Mapping[str, str] | None = None,
 ) -> dict[str, str]:
     """Read the placement of every node off the devices of a hand-split model's state.
 
@@ -63,12 +64,15 @@ def infer_placement(
         captured: the recorded model.
         state_devices: device name by parameter, buffer or constant name; any of a tensor's names.
         colocated: groups of nodes that share a device, beside those of `captured`.
+        settled: device name by node name, of nodes whose device is known.
 
     Raises:
         PlanError: nothing is said of a parameter or buffer that some node uses.
     """
     nodes = [node for node in captured.graph.nodes if node.op != "output"]
     guess = _Guess([*captured.colocated, *colocated])
+    for name, home in (settled or {}).items():
+        guess.settle(name, home)
     for node in nodes:
         for state in captured.nodes[node.name].state:
             device = _state_device(captured, state_devices, state)

@@ -5,17 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
-from partitioner.capture import Captured, StateSpec, inputs_of, records
+from partitioner.capture import Captured, StateSpec, TensorSpec, inputs_of, records
 from partitioner.graph.cost_graph import CostGraph
+from partitioner.graph.loss import OUTPUT_LOSS, Loss
 from partitioner.placement.check import check, check_placement
+from partitioner.placement.curves import memory_curves, pipeline_memory_curves
 from partitioner.placement.document import PlanDocument
 from partitioner.placement.memory import Measured, memory_use
 from partitioner.placement.parts import (
     Certificate,
     ClusterRecord,
+    LossRecord,
     ModelIdentity,
     NodeCosts,
     PipelineRecord,
+    Rehearsal,
     StateRecord,
     TensorRecord,
 )
@@ -38,6 +42,7 @@ def build_plan(
     objective: str,
     mode: str,
     optimizer: str | None,
+    loss: Loss = OUTPUT_LOSS,
     constraints: Sequence[Constraint] = (),
     measured: Mapping[str, Measured] | None = None,
     document_type: type[Document] = PlanDocument,  # type: ignore[assignment]
@@ -52,6 +57,7 @@ def build_plan(
         objective: what was minimised.
         mode: `"train"` or `"inference"`.
         optimizer: name, where one was given.
+        loss: of a training step.
         constraints: that the assignment satisfies.
         measured: bytes by device name, from a run; in place of the predicted ones.
         document_type: `PlanDocument` or a class that adds verbs to it.
@@ -69,6 +75,7 @@ def build_plan(
         objective=objective,
         mode=mode,
         optimizer=optimizer,
+        loss=_loss(loss, mode),
         placement=placement,
         parameters={
             name: homes[name]
@@ -88,6 +95,8 @@ def build_plan(
             solver=solution.solver,
             seconds=solution.seconds,
         ),
+        memory_curves=memory_curves(graph, placement, cluster),
+        rehearsal=_rehearsal(measured),
     )
     check(document, graph, cluster, measured)
     return document
@@ -102,6 +111,7 @@ def build_pipeline_plan(
     bound: float,
     mode: str,
     optimizer: str | None,
+    loss: Loss = OUTPUT_LOSS,
     constraints: Sequence[Constraint] = (),
     measured: Mapping[str, Measured],
     outlook: Sequence[str] = (),
@@ -117,6 +127,7 @@ def build_pipeline_plan(
         bound: seconds that no division can beat.
         mode: `"train"` or `"inference"`.
         optimizer: name, where one was given.
+        loss: of a training step.
         constraints: that the stages satisfy.
         measured: bytes by name of the first replica's devices, from a run of the pipeline, or
             reckoned by `pipeline_memory`.
@@ -145,6 +156,7 @@ def build_pipeline_plan(
         objective="throughput",
         mode=mode,
         optimizer=optimizer,
+        loss=_loss(loss, mode),
         placement=placement,
         parameters={
             name: homes.get(canonical, record.ranks[0])
@@ -163,6 +175,8 @@ def build_pipeline_plan(
             gap=max(0.0, (step - bound) / step) if step else 0.0,
             solver="dynamic programme over stages",
         ),
+        memory_curves=pipeline_memory_curves(graph, record, found),
+        rehearsal=_rehearsal(measured),
         pipeline=found.recorded(record),
         outlook=tuple(outlook),
     )
@@ -199,10 +213,25 @@ def _records(
 
 
 def _state(state: StateSpec) -> StateRecord:
-    tensor = TensorRecord(
-        state.tensor.shape, state.tensor.dtype, state.tensor.nbytes, state.tensor.requires_grad
-    )
-    return StateRecord(state.names, state.role, tensor)
+    return StateRecord(state.names, state.role, _tensor(state.tensor))
+
+
+def _loss(loss: Loss, mode: str) -> LossRecord | None:
+    if loss.name is None or mode != "train":
+        return None
+    if loss.targets is None:
+        return LossRecord(loss.name)
+    return LossRecord(loss.name, tuple(_tensor(TensorSpec.of(each)) for each in loss.targets))
+
+
+def _rehearsal(measured: Mapping[str, Measured] | None) -> Rehearsal:
+    if measured is None:
+        return "none"
+    return next((use.rehearsal for use in measured.values()), "sizes")
+
+
+def _tensor(spec: TensorSpec) -> TensorRecord:
+    return TensorRecord(spec.shape, spec.dtype, spec.nbytes, spec.requires_grad)
 
 
 def _costs(graph: CostGraph, node: str, devices: Sequence[str]) -> NodeCosts:

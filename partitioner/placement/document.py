@@ -18,10 +18,13 @@ from partitioner.placement.check import disagreements
 from partitioner.placement.parts import (
     Certificate,
     ClusterRecord,
+    LossRecord,
+    MemoryCurve,
     MemoryUse,
     ModelIdentity,
     NodeCosts,
     PipelineRecord,
+    Rehearsal,
     Seconds,
     Transfer,
 )
@@ -49,6 +52,7 @@ class PlanDocument(
         objective: `"latency"`, `"throughput"` or `"memory"`.
         mode: `"train"` or `"inference"`.
         optimizer: name, where one was given.
+        loss: where one was given; else the model's own scalar, or the mean square of its outputs.
         devices: names, in the cluster's order.
         placement: device name by node name, in execution order; every node but `output`.
         parameters: device name by parameter or buffer name, tied names included.
@@ -69,6 +73,11 @@ class PlanDocument(
         outlook: sentences on what limits the plan, and what more devices or memory would bring.
         unpriced: operators whose seconds were reckoned from the bytes that they touch alone, which
             may be too few.
+        memory_curves: by device name, how full it is in the course of a step; older plans have
+            none.
+        rehearsal: what the promised memory was measured with: `"sizes"` alone; where the model
+            decides by its data, the example's `"values"`, or both `"stand-ins"` for each where
+            there were none; `"none"` where nothing was measured, and memory is predicted.
     """
 
     schema: int = SCHEMA
@@ -89,9 +98,12 @@ class PlanDocument(
     inputs: Inputs
     program: Program
     costs: Mapping[str, NodeCosts]
+    loss: LossRecord | None = None
     pipeline: PipelineRecord | None = None
     outlook: tuple[str, ...] = ()
     unpriced: tuple[str, ...] = ()
+    memory_curves: Mapping[str, MemoryCurve] = {}
+    rehearsal: Rehearsal = "sizes"
 
     def to_json(self) -> str:
         """The document as canonical JSON; equal plans give equal text."""
@@ -99,10 +111,11 @@ class PlanDocument(
             self, certificate=msgspec.structs.replace(self.certificate, seconds=None)
         )
         content = msgspec.to_builtins(timeless)
-        if self.pipeline is None:
-            del content["pipeline"]
-        if not self.unpriced:
-            del content["unpriced"]
+        for key in ("loss", "memory_curves", "pipeline", "unpriced"):
+            if not content[key]:
+                del content[key]
+        if self.rehearsal == "sizes":
+            del content["rehearsal"]
         return _layout(content) + "\n"
 
     @classmethod

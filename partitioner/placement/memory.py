@@ -7,7 +7,7 @@ from itertools import accumulate
 from typing import Protocol
 
 from partitioner.graph.cost_graph import CostGraph
-from partitioner.placement.parts import MemoryUse
+from partitioner.placement.parts import MemoryUse, Rehearsal
 from partitioner.spec import Cluster
 
 ROLES = ("parameters", "gradients", "optimizer", "activations")
@@ -35,6 +35,10 @@ class Measured(Protocol):
     @property
     def peak(self) -> int:
         """The most at any moment."""
+
+    @property
+    def rehearsal(self) -> Rehearsal:
+        """What the run was on."""
 
 
 def peak_nbytes(

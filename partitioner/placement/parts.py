@@ -12,6 +12,7 @@ from partitioner.spec import Cluster, Device, Link, Network, Node
 Count = Annotated[int, msgspec.Meta(ge=0)]
 Seconds = Annotated[float, msgspec.Meta(ge=0)]
 Phase = Literal["forward", "backward"]
+Rehearsal = Literal["sizes", "values", "stand-ins", "none"]
 
 
 class _Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -59,6 +60,44 @@ class MemoryUse(_Part, frozen=True):
     workspace: Count
     peak: Count
     limit: Count | None
+
+
+class Held(_Part, frozen=True):
+    """Something that a device holds.
+
+    Attributes:
+        what: a parameter's or a node's name, or a few words.
+        role: `"parameters"`, `"gradients"`, `"optimizer"`, `"activations"` or `"workspace"`.
+        nbytes: that it takes.
+    """
+
+    what: str
+    role: str
+    nbytes: Count
+
+
+class MemoryCurve(_Part, frozen=True, kw_only=True):
+    """How full a device is in the course of a step, reckoned from the lifetimes of values.
+
+    Its top may differ by some percent from `MemoryUse.peak`, which the dry run measured.
+
+    Attributes:
+        seconds: when it changes, from the beginning of the step, ascending.
+        parameters: bytes from each of these times on; likewise the other roles.
+        at_peak: the largest things that are held at the fullest moment, largest first.
+        others: how many more there are then.
+        others_nbytes: that these take.
+    """
+
+    seconds: tuple[Seconds, ...]
+    parameters: tuple[Count, ...]
+    gradients: tuple[Count, ...]
+    optimizer: tuple[Count, ...]
+    activations: tuple[Count, ...]
+    workspace: tuple[Count, ...]
+    at_peak: tuple[Held, ...]
+    others: Count
+    others_nbytes: Count
 
 
 class Certificate(_Part, frozen=True, eq=False):
@@ -172,6 +211,18 @@ class TensorRecord(_Part, frozen=True):
     dtype: str
     nbytes: Count
     requires_grad: bool
+
+
+class LossRecord(_Part, frozen=True):
+    """What a training step minimises.
+
+    Attributes:
+        name: in `torch.nn.functional`, or where it was found; nothing by this name is imported.
+        targets: what the user gave examples of; `None` where they follow from the output.
+    """
+
+    name: str
+    targets: tuple[TensorRecord, ...] | None = None
 
 
 class StateRecord(_Part, frozen=True):

@@ -14,6 +14,7 @@ from itertools import accumulate
 from partitioner.capture import Captured
 from partitioner.graph import StagePart
 from partitioner.graph.cost_graph import CostGraph, Holding
+from partitioner.placement.parts import Rehearsal
 from partitioner.schedule import Orders, peak_in_flight
 
 STATIC = ("parameters", "gradients", "optimizer")
@@ -28,6 +29,7 @@ class ReckonedMemory:
     optimizer: int
     activations: int
     peak: int
+    rehearsal: Rehearsal = "none"
 
 
 def pipeline_memory(
@@ -60,7 +62,9 @@ def pipeline_memory(
         resting = wires + 2 * results + max(stage.at_rest for stage in own)
         found.append(
             ReckonedMemory(
-                **static,
+                parameters=static["parameters"],
+                gradients=static["gradients"],
+                optimizer=static["optimizer"],
                 activations=flying,
                 peak=sum(static.values()) + max(working, resting),
             )

@@ -7,6 +7,8 @@ from itertools import islice
 from math import isclose, isfinite
 from typing import TYPE_CHECKING
 
+import torch
+
 from partitioner.errors import SpecError
 from partitioner.spec import MODES, OBJECTIVES, device_name, hint, parse_constraint
 
@@ -15,12 +17,14 @@ if TYPE_CHECKING:
     from partitioner.placement.parts import Transfer
 
 ROLES = ("parameter", "buffer", "constant")
+MEMORY_ROLES = ("parameters", "gradients", "optimizer", "activations", "workspace")
 RELATIVE_TOLERANCE = 1e-6
 
 
 def faults(document: PlanDocument) -> Iterator[str]:
     """The contradictions in a document, each beginning with the key where it is."""
     yield from _words(document)
+    yield from _loss(document)
     yield from _devices(document)
     yield from _placement(document)
     yield from _parameters(document)
@@ -45,6 +49,12 @@ def _words(document: PlanDocument) -> Iterator[str]:
     ):
         if word not in known:
             yield f"{key}: there is no {word!r}; {hint(word, known)}"
+
+
+def _loss(document: PlanDocument) -> Iterator[str]:
+    for target in () if document.loss is None else document.loss.targets or ():
+        if not isinstance(getattr(torch, target.dtype, None), torch.dtype):
+            yield f"loss.targets: there is no type {target.dtype!r}"
 
 
 def _devices(document: PlanDocument) -> Iterator[str]:
@@ -138,6 +148,14 @@ def _memory(document: PlanDocument) -> Iterator[str]:
     for name, use in document.memory.items():
         if use.limit is not None and use.peak > use.limit:
             yield f"memory.{name}: a peak of {use.peak} bytes passes the limit of {use.limit} bytes"
+    for name, curve in document.memory_curves.items():
+        key = f"memory_curves.{name}"
+        if name not in document.devices:
+            yield f"{key}: unknown device {name!r}; {hint(name, document.devices)}"
+        if any(len(getattr(curve, role)) != len(curve.seconds) for role in MEMORY_ROLES):
+            yield f"{key}: there is not one number of bytes for each of its times"
+        if list(curve.seconds) != sorted(curve.seconds) or not all(map(isfinite, curve.seconds)):
+            yield f"{key}.seconds: the times do not ascend"
 
 
 def _numbers(document: PlanDocument) -> Iterator[str]:

@@ -38,9 +38,20 @@ def explain(document: PlanDocument, outlook: Sequence[str] = ()) -> str:
         document: the plan.
         outlook: further sentences, beside those of the plan.
     """
+    lines = [title(document), verdict(document), ""]
+    for point in reasons(document, outlook):
+        lines += textwrap.wrap(
+            point, COLUMNS, initial_indent="- ", subsequent_indent="  ", break_long_words=False
+        )
+    return "\n".join(lines)
+
+
+def reasons(document: PlanDocument, outlook: Sequence[str] = ()) -> list[str]:
+    """The same, as sentences."""
     graph = partition_graph(document)
-    points = [
-        *_reasons(document),
+    return [
+        *_why(document),
+        *_whole(document),
         *_cut(document, graph),
         _time(document, graph),
         *_replicas(document),
@@ -49,19 +60,15 @@ def explain(document: PlanDocument, outlook: Sequence[str] = ()) -> str:
         *outlook,
         *(f"Note: {text}." for text in assumptions(document)),
     ]
-    lines = [title(document), verdict(document), ""]
-    for point in points:
-        lines += textwrap.wrap(
-            point, COLUMNS, initial_indent="- ", subsequent_indent="  ", break_long_words=False
-        )
-    return "\n".join(lines)
 
 
-def _reasons(document: PlanDocument) -> Iterator[str]:
+def _why(document: PlanDocument) -> Iterator[str]:
     """Why one device, or why more than one."""
     used = devices_used(document)
     proof = quality(document.certificate)
-    if len(used) == 1:
+    if "" in document.program.opaque:
+        yield f"All of it is on {used[0]}: the model cannot be split."
+    elif len(used) == 1:
         yield f"All of it fits on {used[0]}: nothing has to be split."
         if len(document.devices) > 1 and document.objective == "latency":
             claim = "no split is faster" if proof == "proved best" else "no faster split was found"
@@ -75,6 +82,20 @@ def _reasons(document: PlanDocument) -> Iterator[str]:
         yield f"Demanded by you: {'; '.join(document.constraints)}."
     if document.certificate.status != "optimal":
         yield f"The search ended early: the plan is {proof}. More time may find a better one."
+
+
+def _whole(document: PlanDocument) -> Iterator[str]:
+    """Which parts are called whole, since no graph stands for them, and why."""
+    parts = list(document.program.opaque.items())
+    named = [f"{_quoted(path)} ({reason})" for path, reason in parts[:SHOWN]]
+    more = f", and so are {len(parts) - SHOWN} more" if len(parts) > SHOWN else ""
+    if named:
+        verb = "is" if len(parts) == 1 else "are"
+        yield f"Called whole, as one unit each, {verb} {listed(named)}{more}."
+
+
+def _quoted(path: str) -> str:
+    return f"'{path}'" if path else "the model"
 
 
 def _cut(document: PlanDocument, graph: PartitionGraph) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""The partition graph as a picture, laid out by Graphviz. The only file that knows pygraphviz.
+"""The partition graph as a picture, laid out by Graphviz.
 
 Modules are nested frames, devices are colours, and what moves between devices is drawn apart from
 what stays: dashed, heavy, with its size. Large models are folded until they can be read.
@@ -7,23 +7,20 @@ what stays: dashed, heavy, with its size. Large models are folded until they can
 from __future__ import annotations
 
 import html as markup
-import os
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import pygraphviz
 
 from partitioner.report.diagram import Diagram, Move, diagram
 from partitioner.report.folding import Box, parent
+from partitioner.report.graphviz import FONT, rendered
 from partitioner.report.palette import INK, NEUTRAL, PAPER, Colours, palette
 from partitioner.report.partition_graph import PartitionGraph
 from partitioner.spec import format_nbytes, format_seconds
 
 BOXES = 60
 """How many boxes a picture may have before it is folded further."""
-FONT = "Helvetica,Arial,sans-serif"
 BAR_POINTS = 110
 """Width of a full memory bar in the legend."""
 _BREAK = '<BR ALIGN="LEFT"/>'
@@ -57,41 +54,20 @@ def render_dot(sheet: Sheet, boxes: int = BOXES) -> str:
 
 def render_svg(sheet: Sheet, boxes: int = BOXES) -> str:
     """A self-contained SVG document."""
-    text = _rendered(sheet, boxes, "svg").decode()
+    text = rendered(_agraph(sheet, boxes), "svg").decode()
     start = text.index("<svg ")
     label = markup.escape(f"{sheet.title}. {sheet.subtitle}", quote=True)
     return text[:start] + f'<svg role="img" aria-label="{label}" ' + text[start + 5 :]
 
 
 def render_png(sheet: Sheet, boxes: int = BOXES) -> bytes:
-    """A PNG at twice the resolution of the screen's 72 points an inch."""
-    return _rendered(sheet, boxes, "png")
+    """A PNG."""
+    return rendered(_agraph(sheet, boxes), "png")
 
 
-def _rendered(sheet: Sheet, boxes: int, form: str) -> bytes:
-    graph = _agraph(sheet, boxes)
-    if form == "png":
-        graph.graph_attr["dpi"] = "144"
-    with _silent():
-        content: bytes = graph.draw(format=form, prog="dot")
-    return content
-
-
-@contextmanager
-def _silent() -> Iterator[None]:
-    """Keep what Graphviz's libraries in C write about fonts off the user's terminal."""
-    try:
-        saved = os.dup(2)
-    except OSError:
-        yield
-        return
-    with tempfile.TemporaryFile() as sink:
-        os.dup2(sink.fileno(), 2)
-        try:
-            yield
-        finally:
-            os.dup2(saved, 2)
-            os.close(saved)
+def render_pdf(sheet: Sheet, boxes: int = BOXES) -> bytes:
+    """A PDF page."""
+    return rendered(_agraph(sheet, boxes), "pdf")
 
 
 def _agraph(sheet: Sheet, limit: int) -> pygraphviz.AGraph:

@@ -111,7 +111,7 @@ def comparison_renderable(
     best = min((row.objective for row in rows if row.fits), default=0.0)
     names = list(dict.fromkeys(device for row in ranked for device in row.peak_nbytes))
     peaks = [f"peak {name}" for name in names] if len(names) <= PEAKS else ["highest peak"]
-    table = _table("placement", objective, "of best", "step", "bottleneck", "moved", *peaks)
+    table = plain_table("placement", objective, "of best", "step", "bottleneck", "moved", *peaks)
     for row in ranked:
         held = [row.peak_nbytes.get(name, 0) for name in names]
         table.add_row(
@@ -156,8 +156,8 @@ class _Fitting:
 def _devices(document: PlanDocument) -> _Fitting:
     names = ("device", "kind", "memory", "peak", "limit", "busy")
     parts = ("weights", "gradients", "optimizer", "activations")
-    wide = _table(*names, *parts, left=names[:3])
-    narrow = _table(*names, left=names[:3])
+    wide = plain_table(*names, *parts, left=names[:3])
+    narrow = plain_table(*names, left=names[:3])
     busy = busy_seconds(document)
     same = like_it(document)
     for device, style in zip(document.devices, _styles(document.devices), strict=True):
@@ -182,7 +182,7 @@ def _devices(document: PlanDocument) -> _Fitting:
 
 
 def _placement(graph: PartitionGraph) -> Table:
-    table = _table("what", "device", "operations", "weights", "time", left=("what", "device"))
+    table = plain_table("what", "device", "operations", "weights", "time", left=("what", "device"))
     style_of = dict(zip(graph.devices, _styles(graph.devices), strict=True))
     boxes = [box for box in whole_modules(graph) if any(o.role in WORK for o in box.operations)]
     total = sum(box.seconds for box in boxes)
@@ -214,7 +214,7 @@ def _transfers(document: PlanDocument, crossings: Sequence[Crossing]) -> Table:
     cluster = document.virtual_cluster()
     over = any(cluster.detour(t.source, t.destination) for t in document.transfers)
     ends = ("moved", "from", "over", "to") if over else ("moved", "from", "to")
-    table = _table(*ends, "forward", "gradient back", "time", left=ends)
+    table = plain_table(*ends, "forward", "gradient back", "time", left=ends)
     seconds = {(t.tensor, t.phase, t.source, t.destination): t.seconds for t in document.transfers}
     largest = set(sorted(crossings, key=lambda crossing: -crossing.nbytes)[:MOVES])
     for crossing in crossings:
@@ -240,7 +240,7 @@ def _transfers(document: PlanDocument, crossings: Sequence[Crossing]) -> Table:
 
 def _traffic(pipeline: PipelineRecord) -> Table:
     """The busiest links in a step of all replicas."""
-    table = _table("in a step", "to", "moved", "time", left=("in a step", "to"))
+    table = plain_table("in a step", "to", "moved", "time", left=("in a step", "to"))
     busiest = sorted(pipeline.traffic, key=lambda link: -link.seconds)
     for link in busiest[:MOVES]:
         table.add_row(
@@ -268,7 +268,8 @@ def _styles(devices: Sequence[str]) -> Iterable[str]:
     return (STYLES[i % len(STYLES)] for i in range(len(devices)))
 
 
-def _table(*columns: str, left: Sequence[str] = ()) -> Table:
+def plain_table(*columns: str, left: Sequence[str] = ()) -> Table:
+    """A table of these columns; those in `left`, else the first, are of text."""
     table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), show_edge=False)
     for column in columns:
         first = column in (left or columns[:1])

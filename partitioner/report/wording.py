@@ -35,7 +35,9 @@ def title(document: PlanDocument) -> str:
     """What the plan is, such as `"SeqNet on cuda:0 and cuda:1, training with adam"`."""
     work = "inference"
     if document.mode == "train":
-        work = f"training with {document.optimizer}" if document.optimizer else "training"
+        loss = None if document.loss is None else document.loss.name
+        given = [name for name in (document.optimizer, loss) if name is not None]
+        work = f"training with {listed(given)}" if given else "training"
     used = devices_used(document)
     where = listed(used) if len(used) <= 3 else f"{len(used)} devices"
     unused = len(document.devices) - len(used)
@@ -119,12 +121,24 @@ def assumptions(document: PlanDocument) -> tuple[str, ...]:
     for kind, names in guessed.items():
         found.append(f"the kind of {listed(names)} was not declared: reckoned as '{kind}'")
     found += _links(document)
+    if document.rehearsal != "sizes":
+        found.append(_REHEARSAL[document.rehearsal])
     if document.unpriced:
         found.append(
             f"no formula tells the work of {listed(document.unpriced)}: reckoned by the bytes that "
             "are touched"
         )
     return tuple(found)
+
+
+_REHEARSAL = {
+    "values": "the model decides by its data: its memory was measured on the example's values, and "
+    "others may take more",
+    "stand-ins": "the model decides by its data: its memory was measured for the one and the other "
+    "outcome of each decision, the larger counts; real parameters and inputs would tell",
+    "none": "memory is predicted, not measured in a rehearsal: the model decides by data that it "
+    "has not, or its pipeline is too long for one",
+}
 
 
 def _links(document: PlanDocument) -> Iterator[str]:

@@ -255,17 +255,22 @@ def _violations(problem: Problem, placed: Sequence[int], peaks: Sequence[int]) -
 
 def ordered(problem: Problem, placed: Sequence[int]) -> bool:
     """Whether the devices can be ordered so that no flow goes back."""
+    return device_order(problem, placed) is not None
+
+
+def device_order(problem: Problem, placed: Sequence[int]) -> list[int] | None:
+    """The devices in an order in which no flow goes back; `None` if there is none."""
     after: list[set[int]] = [set() for _ in problem.devices]
     for first, second in problem.ordered_pairs():
         if placed[first] != placed[second]:
             after[placed[first]].add(placed[second])
     waiting = [sum(device in later for later in after) for device in range(len(after))]
     ready = [device for device, count in enumerate(waiting) if count == 0]
-    seen = 0
+    order = []
     while ready:
-        seen += 1
-        for device in after[ready.pop()]:
+        order.append(ready.pop())
+        for device in after[order[-1]]:
             waiting[device] -= 1
             if waiting[device] == 0:
                 ready.append(device)
-    return seen == len(after)
+    return order if len(order) == len(after) else None

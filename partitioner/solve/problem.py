@@ -171,6 +171,7 @@ class Solution:
         bound: no assignment at all can have a smaller objective.
         seconds: wall-clock time of the search.
         solver: what found it, such as `"HiGHS 1.16.0"`.
+        interrupted: the search was broken off, and this is the best that it had.
     """
 
     status: Status
@@ -179,6 +180,7 @@ class Solution:
     bound: float
     seconds: float
     solver: str
+    interrupted: bool = False
 
     @property
     def gap(self) -> float:

@@ -10,8 +10,9 @@ the largest one, so that the solver's tolerances mean the same for microseconds 
         sum_d x[g,d] = 1                                                -> add_one_device_each
     separated sets A, B of groups (u as below)
         u[A,d] + u[B,d] <= 1                                            -> add_separation
-    devices in an order `o[d,e]` that no watched pair goes against
-        x[g,d] + x[h,e] <= 1 + o[d,e]                                   -> add_order
+    devices in an order `o[d,e]` that no watched pair g, h goes against; among interchangeable
+    ones (`d` and those after it, `e` and those before it) it is that of their names
+        sum_{d' >= d} x[g,d'] + sum_{e' <= e} x[h,e'] <= 1 + o[d,e]     -> add_order
         o[d,e] + o[e,d] = 1,   o[d,e] + o[e,c] - o[d,c] <= 1
     interchangeable devices are entered in turn by the heaviest groups
         x[g_i, d_j] = 0  for  j > i                                     -> add_symmetry_breaking
@@ -80,7 +81,8 @@ GAP = 1e-9
 """Absolute and relative, on costs divided by the largest one."""
 TOLERANCES = (1e-8, 1e-9, 1e-6)
 """Of rows and integrality. HiGHS at times reports a fault, or that nothing is feasible although a
-plan is known, with one of them and not with another (presolve compares slacks with tolerances)."""
+plan is known, with one of them and not with another (presolve compares slacks with tolerances);
+where it does so with all of them, `L` is left without a limit."""
 FIRST_POINTS = 24
 """So many of the fullest program points have their memory rows from the start."""
 ROUNDING = 1e-7
@@ -121,6 +123,7 @@ class Limits:
         deadline: in `time.monotonic()` seconds, or `None`.
         effort: how often the solver may come up for air; the same for the same problem on any
             machine, unlike seconds. `None` is without limit.
+        until: in `time.monotonic()` seconds: it may go on for so long when its effort is spent.
         seed: of the solver's own randomness.
         known: a value that some assignment reaches, `inf` if unknown.
         floor: a value that none is below.
@@ -129,10 +132,15 @@ class Limits:
 
     deadline: float | None = None
     effort: int | None = None
+    until: float | None = None
     seed: int = 0
     known: float = inf
     floor: float = 0.0
     moved_nbytes: int | None = None
+
+    def may_go_on(self) -> bool:
+        """Whether there is time beyond the effort."""
+        return self.until is not None and time.monotonic() < self.until
 
 
 class Interrupted(Exception):
@@ -271,9 +279,11 @@ class Programme:
         """Minimise; memory rows that the answer breaks are added until none is."""
         deadline = self.limits.deadline
         effort = self.limits.effort
+        if start is not None and self.problem.contiguous:
+            start = self.tables.in_order(start)
         while True:
             left = None if deadline is None else max(0.05, deadline - time.monotonic())
-            raw, interrupted, spent = _run(self, start, left, effort)
+            raw, interrupted, breaths = _run(self, start, left, effort)
             placed = raw.placed
             broken = self._broken_points(placed) if placed is not None else []
             if interrupted:
@@ -282,9 +292,10 @@ class Programme:
             if not broken:
                 return raw
             add_memory(self, broken)
-            effort = None if effort is None else effort - spent
+            effort = None if effort is None else effort - breaths
             out_of_time = deadline is not None and time.monotonic() >= deadline
-            if not raw.complete or out_of_time or (effort is not None and effort <= 0):
+            spent = effort is not None and effort <= 0 and not self.limits.may_go_on()
+            if not raw.complete or out_of_time or spent:
                 return Answer(None, raw.bound, False, raw.solver)
 
     def _broken_points(self, placed: Sequence[int]) -> list[int]:
@@ -352,13 +363,21 @@ def add_separation(programme: Programme) -> None:
 
 
 def add_order(programme: Programme) -> None:
-    """x[g,d] + x[h,e] <= 1 + o[d,e], where o is a strict total order of the devices."""
+    """Where a watched pair may be, and a strict total order `o` of the devices.
+
+    Interchangeable devices come in the order of their names.
+    """
     devices = range(len(programme.problem.devices))
+    kinds = list(programme.tables.interchangeable) if programme.only is None else []
+    alike = {device: kind for kind in kinds for device in kind}
+    kinds += [(device,) for device in devices if device not in alike]
     before: dict[tuple[int, int], Any] = {}
     for first in devices:
         for second in range(first + 1, len(devices)):
-            before[first, second] = programme.lp.add_variable(
-                f"o_{first}_{second}", 0, 1, "Integer"
+            before[first, second] = (
+                1
+                if second in alike.get(first, ())
+                else programme.lp.add_variable(f"o_{first}_{second}", 0, 1, "Integer")
             )
             before[second, first] = 1 - before[first, second]
     for a in devices:
@@ -374,11 +393,23 @@ def add_order(programme: Programme) -> None:
         for first, second in programme.problem.ordered_pairs()
         if group_of[first] != group_of[second]
     )
+    ends = [
+        (one[place:], other[: there + 1])
+        for one in kinds
+        for other in kinds
+        for place in range(len(one))
+        for there in range(len(other))
+        if one != other or place == there + 1
+    ]
+    x = programme.x
     for first, second in pairs:
-        for d, e in before:
-            if (first, d) in programme.x and (second, e) in programme.x:
+        for late, early in ends:
+            here = [x[first, device] for device in late if (first, device) in x]
+            there = [x[second, device] for device in early if (second, device) in x]
+            if here and there:
+                d, e = late[0], early[-1]
                 programme.row(
-                    programme.x[first, d] + programme.x[second, e] <= 1 + before[d, e],
+                    pulp.lpSum([*here, *there]) <= 1 + before[d, e],
                     f"order_{first}_{second}_{d}_{e}",
                 )
 
@@ -856,7 +887,11 @@ def _run(
         return _run_cbc(programme, seconds), False, 0
     nothing = Answer(None, -inf, False, solver_name())
     refuted = 0
-    for tolerance in TOLERANCES:
+    for turn, tolerance in enumerate((*TOLERANCES, TOLERANCES[0])):
+        if turn == len(TOLERANCES):
+            if programme.aim is not Aim.OBJECTIVE:
+                continue
+            programme.value.bounds(programme.value.lowBound, None)
         answer, interrupted, spent = _run_highs(programme, start, seconds, effort, tolerance)
         if answer is None and not interrupted:
             continue
@@ -908,7 +943,8 @@ def _run_highs(
     def breathe(kind: Any, message: str, output: Any, control: Any, data: Any) -> None:
         nonlocal breaths
         breaths += 1
-        if interrupt.is_set() or (effort is not None and breaths > effort):
+        spent = effort is not None and breaths > effort
+        if interrupt.is_set() or (spent and not programme.limits.may_go_on()):
             control.user_interrupt = True
 
     with _interrupt_flag() as interrupt:

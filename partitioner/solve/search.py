@@ -11,18 +11,20 @@ A large problem is coarsened first; then the bound is the large problem's, and s
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from math import inf
 
 from partitioner.errors import SolverError, TimeLimitError
 from partitioner.solve.bounds import lower_bound
 from partitioner.solve.contract import contract
+from partitioner.solve.dominated import without_dominated
 from partitioner.solve.effort import Effort
 from partitioner.solve.evaluate import count
 from partitioner.solve.followers import follow
 from partitioner.solve.ideals import best_ordered_split
 from partitioner.solve.improve import Rank, by_objective, by_ties, descend, kicked
-from partitioner.solve.infeasible import explain, least_lack, never_fits
+from partitioner.solve.infeasible import Verdict, explain, least_lack, never_fits
 from partitioner.solve.intervals import lines, splits
 from partitioner.solve.labels import applies, best_in_order
 from partitioner.solve.large import coarsened, is_large
@@ -52,9 +54,9 @@ MOST_ENTRIES = 120_000
 WORTHWHILE = 1e-3
 """Small programmes are spared for gaps below this."""
 PATIENCE = 3
-"""Under a time limit a programme may be so many times larger."""
+"""When a time limit leaves time, a programme may be so many times larger."""
 PROGRAMME_SHARE = 0.75
-"""Of a time limit: then the integer programme makes room for more search."""
+"""Of a time limit: until then the integer programme may go on beyond its effort."""
 WORK = 2e11
 """Effort of an integer programme times the square of its entries."""
 LINES = 24
@@ -64,15 +66,17 @@ IDEAL_UNITS = 2e7
 FIRST_WIDTH = 200
 """Labels at a time, at first."""
 LABELLED_ENTRIES = 8_000
-"""Without a time limit, a larger programme is not tried once labels have been."""
+"""A larger programme is not tried once labels have been, unless a time limit leaves time."""
 LABEL_UNITS = 5e6
-"""Effort of all labels; under a time limit there is more of it after the integer programme."""
+"""Effort of all labels; when a time limit leaves time, they go on after the integer programme."""
 KICK_UNITS = 1e6
 """Effort of kicks from what labels found."""
 MOST_LABELS = 20_000
 """Labels at a time, at most."""
 SMALL = 4_000
 """Ties are settled by an integer programme as well if it has at most so many entries."""
+TINY = 32
+"""Or if there are at most so many places, devices for each group: lanes take many entries."""
 
 Progress = Callable[[str], None]
 
@@ -83,15 +87,20 @@ def solve(
     time_limit: float | None = None,
     seed: int = 0,
     progress: Progress | None = None,
+    start: Mapping[str, str] | None = None,
 ) -> Solution:
     """Find the best assignment, and how good any could be at most.
 
     Args:
         problem: what to assign, at what cost, under which limits.
-        time_limit: seconds; `None` stops after a fixed amount of work instead, so that the answer
-            is the same on every machine.
+        time_limit: seconds. The search is a fixed amount of work, so that the answer is the same on
+            every machine; a limit cuts it short, or lets it go on where it ends without a proof.
+            So a proven answer is the same under every limit that it is found within, and a longer
+            search than the fixed one has no worse an answer.
         seed: of everything randomised.
         progress: called with a line of text at each step.
+        start: device name by node name, from which to search as well; without effect where it does
+            not place every node on a device that is there.
 
     Raises:
         InfeasibleError: no assignment satisfies every limit and constraint.
@@ -100,12 +109,14 @@ def solve(
     """
     started = time.monotonic()
     search = _Search(problem, started, time_limit, seed, progress or (lambda line: None))
+    search.begin_at(start or {})
     try:
         search.run()
     except KeyboardInterrupt:
         if search.best is None:
             raise
         search.say("interrupted: the best plan so far")
+        return replace(search.solution(), interrupted=True)
     return search.solution()
 
 
@@ -129,13 +140,28 @@ class _Search:
         self.patient = self.deadline is not None and self.coarse is None
         self.seed = seed
         self.say = say
-        self.problem, self.contraction = contract(problem)
+        self.problem, self.contraction = without_dominated(*contract(problem))
         self.tables = Tables(self.problem)
         self.best: list[int] | None = None
         self.value = inf
         self.bound = 0.0
         self.solver = "bounds and search"
         self.starts: list[list[int]] = []
+
+    def begin_at(self, assignment: Mapping[str, str]) -> None:
+        """Search from an assignment as well, if it says of every node where it is."""
+        place = {name: index for index, name in enumerate(self.original.devices)}
+        placed = [place.get(assignment.get(node, ""), -1) for node in self.original.nodes]
+        if -1 in placed or not all(self.tables.choices):
+            return
+        if self.coarse is not None:
+            placed = self.coarse.contraction.shrink(placed)
+        placed = self.contraction.shrink(placed)
+        devices = [
+            placed[group[0]] if placed[group[0]] in choices else choices[0]
+            for group, choices in zip(self.tables.groups, self.tables.choices, strict=True)
+        ]
+        self.starts.append([devices[group] for group in self.tables.group_of])
 
     def run(self) -> None:
         if not all(self.tables.choices) or never_fits(self.problem):
@@ -158,8 +184,8 @@ class _Search:
         labelled = schedule if schedule is not None and applies(schedule.relaxed) else None
         if labelled is not None and not self.proven():
             self._in_order(labelled, LABEL_UNITS)
-            counted = self.best is not None and not self.problem.roads
-            most = LABELLED_ENTRIES if counted and not self.deadline else MOST_ENTRIES
+            if self.best is not None and not self.problem.roads:
+                most = LABELLED_ENTRIES
         if not self.done():
             self._programme(most)
         if labelled is not None and self.deadline is not None and not self.proven():
@@ -312,19 +338,19 @@ class _Search:
 
     def _programme(self, most: int) -> None:
         entries = programme_entries(self.tables)
-        if entries > most * (PATIENCE if self.patient else 1):
+        if entries > (MOST_ENTRIES * PATIENCE if self.patient else most):
             self.say(f"too large for the integer programme ({entries} entries)")
             if self.best is None:
                 self._any_that_fits()
             return
         self.say(f"integer programme of about {entries} entries")
+        until = None
+        if self.patient and self.deadline is not None:
+            until = self.started + PROGRAMME_SHARE * (self.deadline - self.started)
         limits = Limits(
-            deadline=self.deadline
-            if self.deadline is None or not self.patient
-            else max(
-                time.monotonic(), self.started + PROGRAMME_SHARE * (self.deadline - self.started)
-            ),
-            effort=None if self.patient else int(max(10, min(4000, WORK / entries**2))),
+            deadline=self.deadline,
+            effort=0 if entries > most else int(max(10, min(4000, WORK / entries**2))),
+            until=until,
             seed=self.seed,
             known=self.value,
             floor=self.bound,
@@ -350,7 +376,8 @@ class _Search:
         lack = least_lack(self.original, self.deadline, self.seed)
         if lack.placed is not None:
             self.offer(self.contraction.shrink(lack.placed))
-        if self.best is None and self.deadline is not None:
+        unknown = lack.verdict is Verdict.UNKNOWN
+        if self.best is None and unknown and self.deadline is not None:
             raise TimeLimitError(
                 "no plan was found in time, though there may be one; allow more time or more memory"
             )
@@ -381,7 +408,9 @@ class _Search:
         descend(state, Effort(TIE_UNITS, self.deadline), by_ties)
         self._settle(state.placed)
         late = self.deadline is not None and time.monotonic() >= self.deadline
-        if programme_entries(self.tables) > SMALL or not self.proven() or late:
+        places = len(self.tables.groups) * len(self.problem.devices)
+        small = places <= TINY or programme_entries(self.tables) <= SMALL
+        if not small or not self.proven() or late:
             return
         for aim in (Aim.MOVED, Aim.MOVES):
             recount = count(self.problem, self.best)

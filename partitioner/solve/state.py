@@ -8,7 +8,7 @@ from math import inf, isfinite
 import numpy as np
 
 from partitioner.solve.contract import colocation_groups
-from partitioner.solve.evaluate import backward_seconds, forward_seconds
+from partitioner.solve.evaluate import backward_seconds, device_order, forward_seconds
 from partitioner.solve.problem import Problem
 
 Matrix = tuple[tuple[float, ...], ...]
@@ -106,10 +106,18 @@ class Tables:
 
     def canonical(self, placed: Sequence[int], groups: Sequence[int]) -> list[int]:
         """The same assignment with equal devices renamed: the first groups enter them in turn."""
+        entered = [placed[self.groups[group][0]] for group in groups]
+        return self._renamed(placed, list(dict.fromkeys(entered)))
+
+    def in_order(self, placed: Sequence[int]) -> list[int]:
+        """The same assignment with equal devices renamed in the order that flows ask for."""
+        return self._renamed(placed, device_order(self.problem, placed) or [])
+
+    def _renamed(self, placed: Sequence[int], turns: Sequence[int]) -> list[int]:
+        """Equal devices have their names in turn."""
         rename = list(range(len(self.problem.devices)))
         for devices in self.interchangeable:
-            entered = [placed[self.groups[group][0]] for group in groups]
-            turn = [device for device in dict.fromkeys(entered) if device in devices]
+            turn = [device for device in turns if device in devices]
             turn += [device for device in devices if device not in turn]
             for device, name in zip(turn, devices, strict=True):
                 rename[device] = name

@@ -20,8 +20,17 @@ from partitioner.spec.device import (
 )
 from partitioner.spec.enlarge import most_roomy, with_twins
 from partitioner.spec.link import ASSUMED_LINK, HOST, Link, is_host
-from partitioner.spec.names import MODES, OBJECTIVES, check_name, hint, match, nearest
+from partitioner.spec.names import (
+    MODES,
+    OBJECTIVES,
+    check_name,
+    enclosing,
+    hint,
+    match,
+    nearest,
+)
 from partitioner.spec.network import Network, Node
+from partitioner.spec.reading import counted
 from partitioner.spec.sizes import (
     exact_nbytes,
     format_bandwidth,
@@ -54,7 +63,9 @@ __all__ = [
     "Separate",
     "Targets",
     "check_name",
+    "counted",
     "device_name",
+    "enclosing",
     "exact_nbytes",
     "format_bandwidth",
     "format_flops",

@@ -56,6 +56,12 @@ def match(pattern: str, names: Iterable[str]) -> tuple[str, ...]:
     return found
 
 
+def enclosing(path: str) -> list[str]:
+    """The modules around a qualified name, outermost first: from the model, `""`, to itself."""
+    parts = path.split(".") if path else []
+    return [".".join(parts[:count]) for count in range(len(parts) + 1)]
+
+
 def _listed(names: Sequence[str], conjunction: str) -> str:
     quoted = [repr(name) for name in names]
     return quoted[0] if len(quoted) == 1 else f"{', '.join(quoted[:-1])} {conjunction} {quoted[-1]}"

@@ -23,6 +23,7 @@ Parts = tuple[tuple[Device, ...], tuple[Link, ...], Network | None]
 MOST_DEVICES = 4096
 """The most that a count in a shorthand may say."""
 
+_RANGE = re.compile(r"(\d+)\s*\.\.\s*(\d+)\s*x\s*(.+)")
 _COUNTED = re.compile(r"(\d+)\s*x\s*(.+)")
 _NUMBER = (str, int, float)
 _DEVICE_KEYS: Mapping[str, tuple[type, ...]] = {
@@ -109,6 +110,23 @@ def read_shorthand(text: str) -> tuple[Device, ...]:
         else:
             devices.append(Device(_bare_name(part, text)))
     return tuple(devices)
+
+
+def counted(text: str) -> tuple[str, ...]:
+    """The shorthands that a range such as `"1..8x24GiB"` stands for; any other text is itself.
+
+    Raises:
+        SpecError: the range is empty, or begins with no device.
+    """
+    found = _RANGE.fullmatch(text.strip())
+    if found is None:
+        return (text,)
+    first, last, what = int(found[1]), int(found[2]), found[3].strip()
+    if not 1 <= first <= last <= MOST_DEVICES:
+        raise SpecError(
+            f"{text!r}: a range goes from a smaller count to a larger one, from 1 to {MOST_DEVICES}"
+        )
+    return tuple(f"{count}x{what}" for count in range(first, last + 1))
 
 
 def _bare_name(part: str, text: str) -> str:

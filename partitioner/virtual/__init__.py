@@ -7,6 +7,7 @@ device it would be. ::
                         │
                         ▼
                     dispatch.py    rules.py: may these devices meet in this operator?
+                        │          kernels.py: where CUDA computes or keeps other things
                         │          ledger.py: bytes that are live, the peak, the limit
                         ▼
                     PyTorch on the CPU
@@ -16,6 +17,15 @@ device it would be. ::
 """
 
 from partitioner.virtual.context import VirtualGpus, suspended, virtual_gpus
+from partitioner.virtual.kernels import computed, native_dropout
 from partitioner.virtual.ledger import VirtualGpu, rounded
 
-__all__ = ["VirtualGpu", "VirtualGpus", "rounded", "suspended", "virtual_gpus"]
+__all__ = [
+    "VirtualGpu",
+    "VirtualGpus",
+    "computed",
+    "native_dropout",
+    "rounded",
+    "suspended",
+    "virtual_gpus",
+]

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from partitioner.virtual.functions import FunctionMode
+from partitioner.virtual.kernels import computed
 from partitioner.virtual.ledger import Block, VirtualGpu, storages
 from partitioner.virtual.rules import Kind, Rule, rule_of
 from partitioner.virtual.session import Session, nbytes_of
@@ -64,7 +65,7 @@ class DispatchMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _plain(self, func: Any, rule: Rule, args: Arguments, kwargs: Keywords) -> Any:
         home = self._common(rule, args, kwargs)
-        result = _computed(func, args, kwargs)
+        result = computed(func, args, kwargs)
         if rule.on_host:
             fresh = [each for i, each in enumerate(result) if i not in rule.on_host]
             self._claim(fresh, home or self._session.cpu)
@@ -221,13 +222,6 @@ class DispatchMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
             except NotImplementedError:
                 for storage in storages(tensor):
                     self._session.claim(storage, home)
-
-
-def _computed(func: Any, args: Arguments, kwargs: Keywords) -> Any:
-    """The result, also of what CUDA can and the CPU cannot: `histc` of integers."""
-    if func is torch.ops.aten.histc.default and not args[0].is_floating_point():
-        return func(args[0].double(), *args[1:], **kwargs).to(args[0].dtype)
-    return func(*args, **kwargs)
 
 
 def _mismatch(home: VirtualGpu, other: VirtualGpu) -> RuntimeError:

@@ -11,6 +11,7 @@ from torch._C import TensorBase
 from torch.overrides import TorchFunctionMode
 from torch.utils._device import _device_constructors
 
+from partitioner.virtual.kernels import takes_native_dropout
 from partitioner.virtual.ledger import VirtualGpu
 from partitioner.virtual.session import CPU, Session, nbytes_of
 
@@ -54,6 +55,7 @@ class FunctionMode(TorchFunctionMode):
             Tensor.__setitem__: self._set_item,
             torch._C._nn._parse_to: self._parse_to,
             torch.ctc_loss: self._ctc_loss,
+            torch.dropout: self._dropout,
         }
         checks: dict[Any, _Handler] = {
             Tensor.numpy: self._numpy,
@@ -202,6 +204,14 @@ class FunctionMode(TorchFunctionMode):
         if isinstance(target_lengths, Tensor) and self._session.home(target_lengths) is not target:
             target_lengths = self._session.move(target_lengths, target)
         return func(log_probabilities, targets, lengths, target_lengths, *rest, **kwargs)
+
+    def _dropout(self, func: Any, args: Arguments, kwargs: Keywords) -> Any:
+        """Takes CUDA's operator, whose mask is of bytes."""
+        tensor, p, train = (*args, *(kwargs[name] for name in ("p", "train")[len(args) - 1 :]))
+        on_gpu = self._session.home(tensor).device.type == "cuda"
+        if on_gpu and takes_native_dropout(tensor, p, train):
+            return torch.native_dropout(tensor, p, True)[0]
+        return func(tensor, p, train)
 
     def _numpy(self, func: Any, args: Arguments, kwargs: Keywords) -> Any:
         device = self._session.device(args[0])

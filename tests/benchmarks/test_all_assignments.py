@@ -12,14 +12,18 @@ from partitioner.solve import Problem
 from tests.strategies import brute_force, problems
 
 
-@settings(max_examples=25, deadline=None)
-@given(problems(most_nodes=5))
-def test_enumeration_finds_what_single_recounts_find(problem: Problem) -> None:
-    one, other = best_of_all(problem), brute_force(problem)
-    assert (one is None) == (other is None)
-    if one is not None and other is not None:
-        assert one.objective == pytest.approx(other[1].objective, rel=1e-9)
-        assert (one.moved_nbytes, one.moves) == (other[1].moved_nbytes, other[1].moves)
+@pytest.mark.parametrize("roads", [False, True])
+def test_enumeration_finds_what_single_recounts_find(roads: bool) -> None:
+    @settings(max_examples=25, deadline=None)
+    @given(problems(most_nodes=5, roads=roads))
+    def check(problem: Problem) -> None:
+        one, other = best_of_all(problem), brute_force(problem)
+        assert (one is None) == (other is None)
+        if one is not None and other is not None:
+            assert one.objective == pytest.approx(other[1].objective, rel=1e-9)
+            assert (one.moved_nbytes, one.moves) == (other[1].moved_nbytes, other[1].moves)
+
+    check()
 
 
 def test_smoke(capsys: pytest.CaptureFixture[str]) -> None:

@@ -32,7 +32,7 @@ def test_smoke(capsys: pytest.CaptureFixture[str]) -> None:
 def test_growth_is_the_slope_in_the_logarithms() -> None:
     common = {"family": "unet", "devices": 8, "objective": "throughput", "ordered": True}
     rows = [
-        {**common, "nodes": nodes, "seconds": seconds}
+        {**common, "nodes": nodes, "cpu_seconds": seconds}
         for nodes, seconds in ((100, 9.0), (1_000, 2.0), (100_000, 200.0))
     ]
     assert [line["growth_exponent"] for line in growth(rows)] == [pytest.approx(1.0)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 
 from benchmarks.time_model import compared, step_of
 from cost_models import MeasuredCostModel
@@ -19,7 +20,11 @@ def test_a_step_leaves_a_gradient_of_every_parameter(name: str) -> None:
 
 
 def test_predicted_and_measured_are_of_one_step() -> None:
-    plan, measured = compared(ZOO["mlp"], MeasuredCostModel(), 8, 0.02)
+    cost_model = MeasuredCostModel()
+    cost_model.measure(nn.Tanh(), "cpu", torch.zeros(3), training=False)
+    before = set(cost_model.measurements["generic-cpu"])
+    plan, noted, measured = compared(ZOO["mlp"], cost_model, 8, 0.02)
     assert measured > 0
     assert plan.mode == "train"
     assert plan.step_seconds > 0
+    assert set(noted.others().measurements["generic-cpu"]) == before

@@ -324,6 +324,7 @@ def test_why_parts_are_whole() -> None:
     assert "vmap" in recorded(Mapped).opaque["rows"]
     assert "checkpointing" in recorded(Reentrant).opaque["block"]
     assert "decides by its data" in recorded(CatchesAll).opaque["part"]
+    assert recorded(Hooked).opaque == {"block": "it has hooks"}
     assert not recorded(AttentionMask).opaque
     assert not recorded(LayerDrop).opaque
 

@@ -153,8 +153,30 @@ def test_what_is_no_signature_is_refused(signature: str) -> None:
 
 
 def test_operators_that_trust_their_arguments_are_not_run_on_made_up_ones() -> None:
-    seen = observe(nn.LSTM(4, 4), (torch.randn(3, 2, 4),))
-    recurrent = [call for call in seen.forward if "rnn" in call.operator]
-    for call in recurrent:
+    bags = observe(nn.EmbeddingBag(8, 4), (torch.zeros(3, 2, dtype=torch.int64),)).forward
+    trusting = [call for call in bags if "embedding_bag" in call.operator]
+    assert trusting
+    for call in trusting:
         with pytest.raises(CostModelError, match="made-up"):
             rebuild(call.signature, "cpu")
+
+
+class Decides(nn.Module):
+    """Takes a branch by a value."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.linear(x) if x.sum() > 0 else x.tanh()
+
+
+def test_what_decides_by_values_is_observed_on_real_copies() -> None:
+    model, positive = Decides(), torch.ones(2, 4)
+    names = [call.operator for call in observe(model, (positive,), backward=True).forward]
+    assert names == ["aten.sum.default", "aten.gt.Scalar", "aten.addmm.default"]
+    assert observe(model, (-positive,)).forward[-1].operator == "aten.tanh.default"
+    assert model.linear.weight.grad is None
+    with pytest.raises(CostModelError, match="'Decides' cannot be observed"):
+        observe(model.to("meta"), (positive.to("meta"),))

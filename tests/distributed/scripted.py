@@ -1,13 +1,19 @@
-"""The model of the tests of emitted scripts, importable by their processes."""
+"""The model of the tests of emitted scripts, and what may befall it in a job."""
 
 from __future__ import annotations
 
 import os
+import resource
 import signal
+import time
+from collections.abc import Callable
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+
+SECOND_STEP = 5
+"""How often the backward of a layer runs on rank 1 until it is in the middle of the second step."""
 
 
 class Chain(nn.Module):
@@ -31,30 +37,39 @@ def differing() -> nn.Module:
 
 
 def dying() -> nn.Module:
-    """Ends the process of rank 1 in its second step."""
+    """The process of rank 1 is killed."""
+    return _befalling(lambda: os.kill(os.getpid(), signal.SIGKILL))
+
+
+def hanging() -> nn.Module:
+    """Rank 1 hangs in Python."""
+    return _befalling(lambda: time.sleep(1000))
+
+
+def stopping() -> nn.Module:
+    """The process of rank 1 stops, and does not answer."""
+    return _befalling(lambda: os.kill(os.getpid(), signal.SIGSTOP))
+
+
+def running_out_of_memory() -> nn.Module:
+    """Rank 1 has no memory left."""
+
+    def fill() -> None:
+        resource.setrlimit(resource.RLIMIT_AS, (2**32, resource.RLIM_INFINITY))
+        torch.ones(2**32)
+
+    return _befalling(fill)
+
+
+def _befalling(happen: Callable[[], object]) -> nn.Module:
+    """The model, to whose layers it happens on rank 1 in the backward of the second step."""
     model = Chain()
     calls = iter(range(1000))
 
-    def end(grad: Tensor) -> None:
-        if dist.get_rank() == 1 and next(calls) > 4:
-            os.kill(os.getpid(), signal.SIGKILL)
+    def hook(grad: Tensor) -> None:
+        if dist.get_rank() == 1 and next(calls) >= SECOND_STEP:
+            happen()
 
-    return _hooked(model, end)
-
-
-def failing() -> nn.Module:
-    """Raises an error on rank 1 in its second step."""
-    model = Chain()
-    calls = iter(range(1000))
-
-    def fail(grad: Tensor) -> None:
-        if dist.get_rank() == 1 and next(calls) > 4:
-            raise MemoryError("the device is full")
-
-    return _hooked(model, fail)
-
-
-def _hooked(model: nn.Module, hook: object) -> nn.Module:
     if dist.is_initialized():
         real = nn.Linear.forward
 

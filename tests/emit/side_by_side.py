@@ -17,14 +17,13 @@ from partitioner.capture.structure import dissect
 from tests.zoo import ZOO, Case
 
 DEVICES = ("cuda:0", "cuda:1", "cuda:2")
-RECORDABLE = tuple(name for name in ZOO if name != "data_dependent_root")
 QUICK = (
     "seqnet",
     "mlp",
     "residual_cnn",
     "language_model",
     "hf_gpt2_no_cache",
-    *(name for name in RECORDABLE if "awkward" in ZOO[name].tags),
+    *(name for name in ZOO if "awkward" in ZOO[name].tags),
 )
 
 

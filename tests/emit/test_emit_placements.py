@@ -15,7 +15,6 @@ from partitioner.emit import place
 from partitioner.virtual import virtual_gpus
 from tests.emit.side_by_side import (
     QUICK,
-    RECORDABLE,
     assert_same,
     captured,
     scattered,
@@ -34,7 +33,7 @@ def test_any_placement_computes_what_the_original_does(name: str, source: random
     compare(name, scattered(captured(name), source))
 
 
-@pytest.mark.parametrize("name", [name for name in RECORDABLE if name not in QUICK])
+@pytest.mark.parametrize("name", [name for name in ZOO if name not in QUICK])
 def test_a_placement_of_each_other_model_computes_what_the_original_does(name: str) -> None:
     compare(name, scattered(captured(name), random.Random(7)))
 

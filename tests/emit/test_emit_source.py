@@ -189,7 +189,11 @@ def test_a_value_that_is_nowhere_is_refused_by_name() -> None:
 
 @pytest.mark.parametrize(
     ("name", "told"),
-    [("data_dependent_part", "'gate'"), ("weight_norm", "'first'")],
+    [
+        ("data_dependent_part", "'gate'"),
+        ("data_dependent_root", "called whole"),
+        ("weight_norm", "'first'"),
+    ],
 )
 def test_what_cannot_be_written_is_refused_with_a_way_out(name: str, told: str) -> None:
     recording = captured(name)

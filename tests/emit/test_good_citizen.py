@@ -7,6 +7,7 @@ import copy
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -165,6 +166,61 @@ def test_a_hook_of_the_original_comes_along() -> None:
     seen.clear()
     placed(X)
     assert seen == ["lin2"]
+
+
+class Blocks(nn.Module):
+    """Two blocks; `boxed` hands the second its argument in an object of its own.
+
+    Args:
+        boxed: whether it does.
+    """
+
+    def __init__(self, *, boxed: bool = False) -> None:
+        super().__init__()
+        self.first = nn.Sequential(nn.Linear(16, 16), nn.ReLU())
+        self.second = Unboxing()
+        self.boxed = boxed
+
+    def forward(self, x: Tensor) -> Any:
+        x = self.first(x)
+        return self.second(SimpleNamespace(x=x) if self.boxed else x)
+
+
+class Unboxing(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = nn.Linear(16, 16), nn.Linear(16, 4)
+
+    def forward(self, x: Any) -> Tensor:
+        return self.two(self.one(getattr(x, "x", x)))
+
+
+def test_a_module_with_hooks_is_not_taken_apart() -> None:
+    model, x = Blocks(), torch.randn(4, 16)
+    seen: list[str] = []
+    model.first.register_forward_hook(lambda *_: seen.append("first"))
+    model.second.register_forward_pre_hook(lambda _, args: (args[0] + 1,))
+    model.second.register_full_backward_hook(lambda *_: seen.append("back"))
+    model.register_forward_hook(lambda *call: call[-1] * 3)
+    expected = model(x)
+    recording = capture(model, (x,), training=True)
+    assert recording.opaque == dict.fromkeys(["first", "second"], "it has hooks")
+    with virtual_gpus(2):
+        placement = {"x": "cuda:0", "first": "cuda:0", "second": "cuda:1"}
+        placed = place(model, recording, placement)
+        seen.clear()
+        found = placed(x)
+        found.sum().backward()
+        assert seen == ["first", "back"]
+        torch.testing.assert_close(found.to("cpu"), expected)
+
+
+def test_hooks_that_will_not_run_are_told() -> None:
+    model, x = Blocks(boxed=True), torch.randn(4, 16)
+    model.second.register_forward_hook(lambda *_: None)
+    with pytest.warns(UserWarning, match="hooks of 'second' will not run"):
+        recording = capture(model, (x,), training=True)
+    assert not recording.opaque
 
 
 def test_types_change_and_devices_stay() -> None:

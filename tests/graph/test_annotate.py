@@ -31,6 +31,13 @@ class PerCall:
         return 1.0 if kind.memory_nbytes > 2**34 else 2.0
 
 
+class Selecting(nn.Linear):
+    """Decides by data of which not even the size is known."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x) if x[x > 0].sum() > 1 else x
+
+
 def recorded(model: nn.Module, *args: torch.Tensor, training: bool = True) -> Captured:
     return capture(model.train(training), args, training=training)
 
@@ -148,12 +155,24 @@ def test_operators_that_bytes_alone_price_badly_are_reported() -> None:
 
 
 def test_a_part_that_decides_by_its_data_is_charged_by_bytes_and_reported() -> None:
-    graph = annotated("data_dependent_part", optimizer="sgd")
-    assert graph.unpriced == ("Gate",)
-    gate = next(name for name in graph.order if graph.cost(name).operator == "Gate")
+    model, x = nn.Sequential(nn.Linear(4, 4), Selecting(4, 4)), torch.randn(2, 4)
+    cluster = Cluster.of("cuda:0=32GiB,cuda:1=16GiB")
+    graph = annotate(recorded(model, x), model, cluster, PerCall(), training=True)
+    assert graph.unpriced == ("Selecting",)
+    gate = next(name for name in graph.order if graph.cost(name).operator == "Selecting")
     assert graph.cost(gate).forward_seconds["cuda:0"] == 1.0
     assert graph.cost(gate).backward_seconds["cuda:0"] == 1.0
     assert graph.tensor(gate).gradient_nbytes > 0
+
+
+def test_a_part_that_decides_by_its_data_is_charged_for_one_way_and_holds_all_gradients() -> None:
+    graph = annotated("data_dependent_part", optimizer="sgd")
+    assert graph.unpriced == ()
+    gate = next(name for name in graph.order if graph.cost(name).operator == "Gate")
+    assert graph.cost(gate).forward_seconds["cuda:0"] >= 2.0
+    gradients = sum(h.nbytes for h in graph.holdings if h.role == "gradients" and gate in h.nodes)
+    parameters = sum(h.nbytes for h in graph.holdings if h.role == "parameters" and gate in h.nodes)
+    assert gradients == parameters > 0
 
 
 def test_a_cost_model_that_fails_is_reported_with_the_node() -> None:

@@ -46,6 +46,7 @@ KEYS = [
     "program",
     "costs",
     "outlook",
+    "rehearsal",
 ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import pytest
@@ -12,6 +13,8 @@ from partitioner.capture import capture, inputs_of, records
 from partitioner.placement import (
     Certificate,
     ClusterRecord,
+    Held,
+    MemoryCurve,
     MemoryUse,
     ModelIdentity,
     NodeCosts,
@@ -89,6 +92,37 @@ def made(split: bool = True, **changes: object) -> PlanDocument:
         },
     }
     return PlanDocument(**(fields | changes))  # type: ignore[arg-type]
+
+
+CURVES = {
+    "cuda:0": MemoryCurve(
+        seconds=(0.0, 20e-6, 40e-6),
+        parameters=(MIB, MIB, MIB),
+        gradients=(0, MIB, MIB),
+        optimizer=(0, 0, MIB),
+        activations=(MIB // 4, MIB // 4, 0),
+        workspace=(0, 0, MIB // 8),
+        at_peak=(Held("lin1.weight", "parameters", MIB), Held("relu", "activations", 4096)),
+        others=2,
+        others_nbytes=MIB,
+    ),
+    "cuda:1": MemoryCurve(
+        seconds=(0.0,),
+        parameters=(8192,),
+        gradients=(8192,),
+        optimizer=(16384,),
+        activations=(0,),
+        workspace=(4096,),
+        at_peak=(Held("lin2.weight", "optimizer", 16384),),
+        others=0,
+        others_nbytes=0,
+    ),
+}
+
+
+@pytest.fixture
+def plan_with_curves() -> Callable[..., PlanDocument]:
+    return functools.partial(made, memory_curves=CURVES)
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from math import inf
 
 import pytest
 
@@ -22,6 +23,7 @@ from partitioner.solve import (
     programme,
     solve,
 )
+from partitioner.solve.contract import contract
 from partitioner.solve.programme import Aim, Limits, Programme
 from partitioner.solve.state import Tables
 from partitioner.solve.waists import Walk
@@ -119,10 +121,24 @@ def test_time_limit_keeps_the_best_plan_with_a_true_gap() -> None:
     assert 0 <= quick.gap < 1
 
 
-def test_a_time_limit_that_is_not_reached_changes_nothing() -> None:
-    free, limited = solve(diamond()), solve(diamond(), time_limit=500)
-    assert free.assignment == limited.assignment
-    assert (free.bound, free.status) == (limited.bound, limited.status)
+@pytest.mark.parametrize("problem", [diamond(), diamond("throughput"), large(12)])
+def test_a_proven_answer_is_the_same_under_any_time_limit_that_it_ends_within(
+    problem: Problem,
+) -> None:
+    free = solve(problem)
+    assert free.status is Status.OPTIMAL
+    assert replace(solve(problem, time_limit=5_000), seconds=free.seconds) == free
+
+
+def test_time_beyond_the_effort_is_used_only_where_there_is_some() -> None:
+    tables = Tables(contract(large(18))[0])
+    spent = Programme(tables, Aim.OBJECTIVE, Limits(effort=1)).solve()
+    late = Programme(tables, Aim.OBJECTIVE, Limits(effort=1, until=0.0)).solve()
+    more = Programme(tables, Aim.OBJECTIVE, Limits(effort=1, until=inf)).solve()
+    assert late == spent
+    assert not spent.complete
+    assert more.complete
+    assert more.bound > spent.bound
 
 
 @pytest.fixture
@@ -282,3 +298,47 @@ def test_an_objective_that_its_own_columns_contradict_is_not_believed() -> None:
     solution = solve(problem)
     assert solution.status is Status.OPTIMAL
     assert solution.bound == pytest.approx(best.objective)
+
+
+def test_a_fault_with_a_limit_on_the_objective_is_got_round() -> None:
+    """HiGHS 1.16 stops with a fault here, at all tolerances, where `L` is at most the optimum."""
+    seconds = (
+        (8e-06, 3e-06, 3e-06),
+        (6e-06, 3e-06, 9e-06),
+        (6e-06, 7e-06, 6e-06),
+        (0.0, 0.0, 0.0),
+        (9e-06, 6e-06, 7e-06),
+        (6e-06, 7e-06, 2e-06),
+        (1e-06, 6e-06, 9e-06),
+    )
+    problem = Problem(
+        objective="throughput",
+        nodes=("n0", "n1", "n2", "n3", "n4", "n5", "n6"),
+        devices=("d0", "d1", "d2"),
+        forward_seconds=seconds,
+        backward_seconds=tuple(tuple(2 * second for second in row) for row in seconds),
+        flows=(
+            Flow(source=0, targets=(6,), nbytes=4),
+            Flow(source=1, targets=(2, 4, 5), nbytes=6),
+            Flow(source=2, targets=(4, 6), nbytes=9, gradient_nbytes=9, endpoint_seconds=1e-06),
+            Flow(source=3, targets=(4,), nbytes=4, endpoint_seconds=1e-06),
+            Flow(source=4, targets=(5,), nbytes=3, gradient_nbytes=3, endpoint_seconds=1e-06),
+            Flow(source=5, targets=(6,), nbytes=1, gradient_nbytes=1),
+        ),
+        latency_seconds=((0.0, 5e-07, 2.5e-07), (1e-06, 0.0, 5e-07), (1e-06, 2.5e-07, 0.0)),
+        seconds_per_byte=((0.0, 1e-07, 5e-08), (2e-07, 0.0, 1e-07), (2e-07, 5e-08, 0.0)),
+        holds=(),
+        points=1,
+        capacity_nbytes=(None, None, None),
+        allowed=((0, 1, 2),) * 7,
+        colocated=((1, 3), (0, 1)),
+        separated=(((2,), (4,)),),
+        contiguous=True,
+        pays_endpoint=(True, False, False),
+    )
+    best = best_of_all(problem)
+    assert best is not None
+    tables = Tables(contract(problem)[0])
+    answer = Programme(tables, Aim.OBJECTIVE, Limits(known=best.objective)).solve()
+    assert answer.complete
+    assert answer.bound == pytest.approx(best.objective)

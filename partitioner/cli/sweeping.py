@@ -1,0 +1,113 @@
+"""The command `sweep`."""
+
+from __future__ import annotations
+
+import click
+from rich.console import RenderableType
+
+from partitioner.cli.console import steps
+from partitioner.cli.options import (
+    adapted,
+    call_options,
+    cost_model_option,
+    given_call,
+    model_options,
+    output_option,
+    pipeline_options,
+    positive,
+    read_cost_model,
+)
+from partitioner.loading import load_model
+from partitioner.report import check_sweep_suffix, sweep_renderable
+from partitioner.spec import MODES, OBJECTIVES, Cluster, counted, parse_constraint
+from partitioner.sweep import sweep as make_sweep
+
+
+@click.command()
+@click.argument("model")
+@click.option(
+    "--devices",
+    "ranges",
+    required=True,
+    multiple=True,
+    metavar="DEVICES",
+    help="A range such as '1..8x24GiB', or what 'plan' takes; repeatable.",
+)
+@click.option("--batch", "batches", metavar="SIZES", help="Such as '1,2,4,8'. Default: as given.")
+@model_options
+@call_options
+@click.option("--mode", type=click.Choice(MODES), help="Default: as the model is.")
+@click.option("--optimizer", metavar="NAME", help="Its state takes memory: adam, adamw, sgd, ...")
+@click.option("--objective", type=click.Choice(OBJECTIVES), default="latency", show_default=True)
+@click.option(
+    "--constraint", "constraints", multiple=True, metavar="TEXT", help="As of 'plan'; repeatable."
+)
+@pipeline_options
+@cost_model_option
+@click.option(
+    "--time-limit", type=float, callback=positive, metavar="SECONDS", help="For all solving."
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the solver.")
+@output_option(check_sweep_suffix)
+def sweep(
+    model: str,
+    ranges: tuple[str, ...],
+    batches: str | None,
+    input_texts: tuple[str, ...],
+    inputs: str | None,
+    dtype: str | None,
+    checkpoints: tuple[str, ...],
+    mode: str | None,
+    optimizer: str | None,
+    objective: str,
+    constraints: tuple[str, ...],
+    micro_batches: int | None,
+    schedule: str | None,
+    stages_per_rank: int | None,
+    times: str | None,
+    time_limit: float | None,
+    seed: int,
+    output: str | None,
+) -> RenderableType:
+    """Plan MODEL for several batches on several clusters: what each takes, and what fits.
+
+    The table goes to standard output; -o writes it as .csv or .json, or draws it as .svg, .png or
+    .pdf.
+    """
+    demands = [parse_constraint(text) for text in constraints]
+    clusters = [cluster for each in ranges for cluster in counted(each)]
+    cost_model = read_cost_model(times, Cluster.of(clusters[0]))
+    args, kwargs = given_call(input_texts, inputs) or (None, None)
+    with steps() as progress:
+        progress("loading the model")
+        found = make_sweep(
+            adapted(load_model(model), dtype, checkpoints),
+            clusters,
+            args,
+            batches=_sizes(batches),
+            example_kwargs=kwargs,
+            mode=mode,
+            optimizer=optimizer,
+            objective=objective,
+            constraints=demands,
+            cost_model=cost_model,
+            micro_batches=micro_batches or 1,
+            schedule=schedule or "1f1b",
+            stages_per_rank=stages_per_rank or 1,
+            time_limit=time_limit,
+            seed=seed,
+            progress=progress,
+        )
+    if output is not None:
+        found.save(output)
+    return sweep_renderable(found)
+
+
+def _sizes(text: str | None) -> list[int]:
+    """Batches out of `1,2,4,8`."""
+    try:
+        return [int(each) for each in text.split(",")] if text is not None else []
+    except ValueError:
+        raise click.BadParameter(
+            f"'{text}' must be whole numbers such as '1,2,4,8'", param_hint="'--batch'"
+        ) from None
