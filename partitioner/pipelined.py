@@ -284,7 +284,7 @@ def _fitted(asked: _Asked, problem: StageProblem, line: Lines, shape: Shape) -> 
             counted = pipelined(subject.captured, subject.graph, subject.cluster, record)
             return _Found(record, memory, bound, counted.step_seconds)
         lacks = min(lacks or excess, excess, key=sum)
-        again = seen[division]
+        again = 0 if isinstance(solution, Shortfall) else seen[division]
         seen[division] += 1
         problem = replace(
             problem,
