@@ -76,6 +76,12 @@ from partitioner.spec import Cluster, Constraint, Pin, parse_constraint
 @objective_option("latency")
 @click.option("--memory", metavar="SIZE", help="Limit: '16GiB' or 'cuda:0=24GiB,cuda:1=16GiB'.")
 @pipeline_options
+@click.option(
+    "--cache-tokens",
+    type=click.IntRange(min=2),
+    metavar="N",
+    help="For generate, in inference: memory for a key-value cache of N tokens.",
+)
 @replicas_option
 @cost_model_option
 @click.option("--time-limit", type=float, callback=positive, metavar="SECONDS")
@@ -101,6 +107,7 @@ def plan(
     micro_batches: int | None,
     schedule: str | None,
     stages_per_rank: int | None,
+    cache_tokens: int | None,
     replicas: int | Literal["auto"] | None,
     times: str | None,
     time_limit: float | None,
@@ -144,6 +151,7 @@ def plan(
             micro_batches=micro_batches or (pipeline.micro_batches if pipeline else 1),
             schedule=schedule or (pipeline.schedule if pipeline else "1f1b"),
             stages_per_rank=stages_per_rank or (pipeline.stages_per_rank if pipeline else 1),
+            cache_tokens=cache_tokens or (old.cache_tokens if old else None),
             time_limit=time_limit,
             seed=seed,
             progress=progress,
