@@ -9,7 +9,7 @@ from partitioner.solve import Problem, evaluate, solve
 from tests.strategies import brute_force, problems
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(problems(), st.data())
 def test_any_start_leads_to_the_optimum(problem: Problem, data: st.DataObject) -> None:
     best = brute_force(problem)
@@ -21,7 +21,7 @@ def test_any_start_leads_to_the_optimum(problem: Problem, data: st.DataObject) -
     assert found.objective <= best[1].objective * (1 + 1e-7)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(problems())
 def test_without_time_the_start_is_what_there_is(problem: Problem) -> None:
     best = brute_force(problem)
