@@ -72,6 +72,7 @@ def pipeline_memory_curves(
     """
     rank_of = {name: rank for ranks in record.pipelines for rank, name in enumerate(ranks)}
     training = graph.points > len(graph.order)
+    last = (Kind.BACKWARD, Kind.BACKWARD_WEIGHT) if training else (Kind.FORWARD,)
     curves = {}
     for device in graph.devices:
         rank = rank_of.get(device)
@@ -83,17 +84,17 @@ def pipeline_memory_curves(
         static = sum((need.static for need in needs.values()), Counter[tuple[str, str]]())
         base = [sum(n for (_, name), n in static.items() if name == role) for role in ROLES]
         flying = Counter[int]()
-        at_peak = Counter[int]()
+        highest, at_peak = sum(base), Counter[int]()
         steps: list[tuple[float, Level]] = [(0.0, tuple(base))]
         for interval in found.timetable.compute[rank] if rank is not None else ():
             stage, kind = interval.action.stage, interval.action.kind
             flying[stage] += kind == Kind.FORWARD
             working = needs[stage].forward if kind == Kind.FORWARD else needs[stage].backward
-            steps.append((interval.start, _level(base, needs, flying, working)))
-            if sum(steps[-1][1]) > max(sum(level) for _, level in steps[:-1]):
-                at_peak = flying.copy()
-            ended = Kind.FORWARD if not training else (Kind.BACKWARD, Kind.BACKWARD_WEIGHT)
-            flying[stage] -= kind in ended
+            level = _level(base, needs, flying, working)
+            steps.append((interval.start, level))
+            if sum(level) > highest:
+                highest, at_peak = sum(level), flying.copy()
+            flying[stage] -= kind in last
             steps.append((interval.end, _level(base, needs, flying, 0)))
         for stage, number in at_peak.items():
             what = f"{number} micro-batch{'es' * (number > 1)} in flight in stage {stage}"

@@ -141,6 +141,16 @@ _REHEARSAL = {
 }
 
 
+def curve_note(document: PlanDocument) -> str:
+    """What the curves of memory over time are worth, beside the promised peak."""
+    if document.rehearsal == "none":
+        return "Reckoned from the lifetimes of values, as is the promised peak."
+    return (
+        "Reckoned from the lifetimes of values; the promised peak was measured in a rehearsal, and "
+        "the two may differ by some percent."
+    )
+
+
 def _links(document: PlanDocument) -> Iterator[str]:
     """What is bypassed over a host, and which links were assumed."""
     cluster = document.virtual_cluster()
