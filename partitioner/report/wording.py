@@ -135,7 +135,7 @@ _REHEARSAL = {
     "values": "the model decides by its data: its memory was measured on the example's values, and "
     "others may take more",
     "stand-ins": "the model decides by its data: its memory was measured for the one and the other "
-    "outcome of each decision, the larger counts; real parameters and inputs would tell",
+    "outcome of each decision, and the larger counts",
     "none": "memory is predicted, not measured in a rehearsal: the model decides by data that it "
     "has not, or its pipeline is too long for one",
 }
