@@ -5,28 +5,28 @@
 All ways train the same model on the same batch, four micro-batches a step, under 1F1B on gloo:
 
 - one: the whole model in one process on one core.
-- planned: the cut of `partitioner.plan`, on times that were measured on this machine.
+- planned: the cut of `partitioner.plan`, on times of operators and of gloo's link that were
+  measured on this machine just before.
 - layers: the cut into equal numbers of nodes.
 - parameters: the cut into equal numbers of parameters.
-- best: the fastest of `BEST_TRIED` cuts around the even ones, each of them run.
+- best: the best cut by trying. All cuts are run for a few steps; of a model with more than
+  `MOST_TRIED`, every n-th, then all around the best three of these. The fastest of them are then
+  measured again side by side with the other ways; the best of all these counts.
 
-Samples per second are of the median step; the planned cut also has its predicted ones.
+Samples per second are of the median step of rounds in which all ways take turns. The planned way
+also has its predicted figure, by the simulated timetable; `benchmarks.timetables`, which is printed
+below, holds that timetable alone against processes.
 """
 
 from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import os
 import statistics
-import subprocess
-import sys
-import tempfile
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -34,6 +34,8 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from benchmarks import timetables
+from benchmarks.processes import pin, together
 from cost_models import DeviceKind, MeasuredCostModel, OperatorCall, local_device
 from partitioner import Cluster, Device, Link, plan
 from partitioner.capture import capture
@@ -41,10 +43,17 @@ from partitioner.distributed import PipelineLayout, RankPipeline, first_micro_ba
 from partitioner.graph import stage_units, training_loss
 
 MICRO_BATCHES = 4
-BEST_TRIED = 9
+MOST_TRIED, SMOKE_TRIED = 64, 3
+"""Cuts of one model that are tried at first."""
+STEPS, SMOKE_STEPS = 3, 1
+"""Of each cut, of which the fastest counts."""
+FINALISTS = 6
+"""Cuts that are measured again."""
 ROUNDS, SMOKE_ROUNDS = 12, 2
-LINK = Link(("cuda:0", "cuda:1"), bandwidth="1GB/s", latency="200us")
-"""Of gloo between two processes of one machine, roughly; the names stand for the processes."""
+NAMES = ("cuda:0", "cuda:1")
+"""Stand for the two processes."""
+MESSAGES = (8, 4_000_000)
+"""Bytes of the messages by which the link is measured."""
 
 
 class MLP(nn.Module):
@@ -155,44 +164,54 @@ class OnThisCpu:
         return self.measured.seconds(call, self.kind)
 
 
-def splits(name: str, tried: int) -> tuple[dict[str, dict[str, int]], float]:
-    """By way of splitting, the stage of each node; and the planned step's seconds."""
+def gloo_link(rounds: int) -> list[float]:
+    """In each of two processes: seconds of latency and bytes per second between them."""
+    rank = dist.get_rank()
+    medians = []
+    for nbytes in MESSAGES:
+        there, back = torch.zeros(nbytes, dtype=torch.uint8), torch.zeros(8, dtype=torch.uint8)
+        seconds = []
+        for _ in range(rounds + 2):
+            dist.barrier()
+            start = time.perf_counter()
+            for source, message in ((0, there), (1, back)):
+                if rank == source:
+                    dist.send(message, 1 - rank)
+                else:
+                    dist.recv(message, 1 - rank)
+            seconds.append(time.perf_counter() - start)
+        medians.append(statistics.median(seconds[2:]))
+    small, large = medians
+    return [small / 2, (MESSAGES[1] - MESSAGES[0]) / max(large - small, 1e-9)]
+
+
+def planned(name: str, link: Link) -> tuple[dict[str, int], float]:
+    """The stage of each node by the plan, and the predicted seconds of a step."""
     model, args, kwargs = made(name)
-    micro_args, micro_kwargs = first_micro_batch(args, kwargs, MICRO_BATCHES)
-    captured = capture(model, micro_args, micro_kwargs, training=True)
-    units = stage_units(captured)
-    size = len(units)
+    found = plan(
+        model,
+        Cluster(tuple(Device(device, memory="16GiB") for device in NAMES), (link,)),
+        args,
+        example_kwargs=kwargs,
+        objective="throughput",
+        micro_batches=MICRO_BATCHES,
+        cost_model=OnThisCpu(model, *first_micro_batch(args, kwargs, MICRO_BATCHES)),
+    )
+    assert found.pipeline is not None
+    return dict(found.pipeline.stages), float(found.step_seconds)
 
-    def cut(place: int) -> dict[str, int]:
-        return {node: int(i >= place) for i, unit in enumerate(units) for node in unit}
 
+def even_places(captured: Any, units: Sequence[tuple[str, ...]]) -> dict[str, int]:
+    """Where a line is cut into equal numbers of nodes, and of parameters."""
     owned, seen = [], set()
     for unit in units:
         fresh = {s for node in unit for s in _state_of(captured, node)} - seen
         seen |= fresh
         owned.append(sum(captured.state[s].tensor.nbytes for s in fresh))
     sums = list(itertools.accumulate(owned))
+    size = len(units)
     even = min(range(1, size), key=lambda place: abs(2 * sums[place - 1] - sums[-1]))
-    found = plan(
-        model,
-        Cluster(tuple(Device(device, memory="16GiB") for device in LINK.between or ()), (LINK,)),
-        args,
-        example_kwargs=kwargs,
-        objective="throughput",
-        micro_batches=MICRO_BATCHES,
-        cost_model=OnThisCpu(model, micro_args, micro_kwargs),
-    )
-    assert found.pipeline is not None
-    ways = {
-        "planned": dict(found.pipeline.stages),
-        "layers": cut(size // 2),
-        "parameters": cut(even),
-    }
-    ways |= {
-        f"cut {place}": cut(place)
-        for place in sorted({max(1, size * i // (tried + 1)) for i in range(1, tried + 1)})
-    }
-    return ways, float(found.step_seconds)
+    return {"layers": size // 2, "parameters": even}
 
 
 def _state_of(captured: Any, node: str) -> set[str]:
@@ -205,40 +224,70 @@ def _state_of(captured: Any, node: str) -> set[str]:
     return found
 
 
-def worker(file: str) -> None:
-    """One process of a measured pair: prints the seconds of each way's steps, on rank 1."""
-    job = json.loads(Path(file).read_text())
-    rank = int(os.environ["RANK"])
-    cores = sorted(os.sched_getaffinity(0))
-    os.sched_setaffinity(0, {cores[rank % len(cores)]})
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo")
+def times(job: dict[str, Any]) -> dict[str, Any]:
+    """In each of two processes: each way's median seconds, and how many cuts were tried."""
     model, args, kwargs = made(job["model"])
-    micro_args, micro_kwargs = first_micro_batch(args, kwargs, MICRO_BATCHES)
-    captured = capture(model, micro_args, micro_kwargs, training=True)
-    steps: dict[str, Callable[[], None]] = {}
-    for name, stage_of in job["ways"].items():
-        if max(stage_of.values()) == 0:
-            continue
+    captured = capture(model, *first_micro_batch(args, kwargs, MICRO_BATCHES), training=True)
+    units = stage_units(captured)
+
+    def step_of(stage_of: Mapping[str, int]) -> Callable[[], None]:
         layout = PipelineLayout.of(captured, stage_of, "1f1b", MICRO_BATCHES)
-        steps[name] = _pipelined(
-            RankPipeline(model, layout, "cpu", lambda output, _: training_loss(output)),
-            args,
-            kwargs,
-        )
-    seconds: dict[str, list[float]] = {"one": [], **{name: [] for name in steps}}
+        pipeline = RankPipeline(model, layout, "cpu", lambda output, _: training_loss(output))
+        return _pipelined(pipeline, args, kwargs)
+
+    def cut(place: int) -> dict[str, int]:
+        return {node: int(i >= place) for i, unit in enumerate(units) for node in unit}
+
+    tried: dict[int, float] = {}
+
+    def trying(places: Iterable[int]) -> None:
+        for place in places:
+            if 0 < place < len(units) and place not in tried:
+                step = step_of(cut(place))
+                tried[place] = min([_timed(step) for _ in range(job["steps"] + 1)][1:])
+
+    stride = -(-len(units) // job["tried"])
+    trying(range(1, len(units), stride))
+    for place in _fastest(tried, 3) if stride > 1 else ():
+        trying(range(place - stride + 1, place + stride))
+    ways = {way: cut(place) for way, place in even_places(captured, units).items()}
+    if max(job["planned"].values()):
+        ways["planned"] = job["planned"]
+    distinct = [cut(place) for place in _fastest(tried, FINALISTS)]
+    distinct += [stage_of for stage_of in ways.values() if stage_of not in distinct]
+    steps = [_whole(model, args, kwargs), *map(step_of, distinct)]
+    seconds: list[list[float]] = [[] for _ in steps]
     for turn in range(job["rounds"] + 1):
-        for name, step in [("one", _whole(model, args, kwargs)), *steps.items()]:
-            dist.barrier()
-            start = time.perf_counter()
-            if name != "one" or rank == 0:
-                step()
-            dist.barrier()
+        for place, step in enumerate(steps):
+            taken = _timed(step if place or dist.get_rank() == 0 else _nothing)
             if turn:
-                seconds[name].append(time.perf_counter() - start)
-    if rank == 0:
-        print("seconds:", json.dumps(seconds), flush=True)
-    dist.destroy_process_group()
+                seconds[place].append(taken)
+    one, *others = (statistics.median(each) for each in seconds)
+    found = {way: others[distinct.index(stage_of)] for way, stage_of in ways.items()}
+    return {
+        "seconds": {"planned": one, **found, "one": one, "best": min(others)},
+        "tried": len(tried),
+        "places": len(units) - 1,
+    }
+
+
+def _timed(step: Callable[[], None]) -> float:
+    """Seconds until both processes are done; the same figure in both."""
+    dist.barrier()
+    start = time.perf_counter()
+    step()
+    dist.barrier()
+    taken = torch.tensor(time.perf_counter() - start)
+    dist.broadcast(taken, 0)
+    return float(taken)
+
+
+def _fastest(tried: Mapping[int, float], count: int) -> list[int]:
+    return sorted(tried, key=lambda place: (tried[place], place))[:count]
+
+
+def _nothing() -> None:
+    """What the other process does while one has the whole model."""
 
 
 def _pipelined(pipeline: RankPipeline, args: tuple, kwargs: dict) -> Callable[[], None]:
@@ -259,56 +308,61 @@ def _whole(model: nn.Module, args: tuple, kwargs: dict) -> Callable[[], None]:
     return step
 
 
-def measure(name: str, rounds: int, tried: int) -> dict[str, float]:
-    """Samples per second by way, and as predicted for the planned one."""
-    ways, predicted = splits(name, tried)
-    model, args, kwargs = made(name)
-    del model
-    batch = next(iter((*args, *kwargs.values()))).shape[0]
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder, "job.json")
-        file.write_text(json.dumps({"model": name, "ways": ways, "rounds": rounds}))
-        done = subprocess.run(
-            [sys.executable, "-m", "torch.distributed.run", "--standalone",
-             "--nproc-per-node", "2", "-m", "benchmarks.pipeline", "--worker", str(file)],
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-            capture_output=True,
-            text=True,
-            check=False,
-        )  # fmt: skip
-    told = [line for line in done.stdout.splitlines() if line.startswith("seconds:")]
-    if done.returncode or not told:
-        raise RuntimeError(done.stderr[-3000:])
-    seconds = json.loads(told[0].removeprefix("seconds:"))
-    rates = {way: batch / statistics.median(each) for way, each in seconds.items()}
-    if "planned" not in rates:  # everything in one process was planned
-        rates["planned"] = rates["one"]
-    pipelines = [rate for way, rate in rates.items() if way != "one"]
-    return {
-        **{way: rates[way] for way in ("one", "planned", "layers", "parameters")},
-        "best": max(pipelines),
-        "predicted": batch / predicted,
+def measure(name: str, link: Link, small: bool) -> dict[str, float]:
+    """Samples per second by way, as predicted for the planned one, and how much was tried."""
+    stage_of, predicted = planned(name, link)
+    job = {
+        "model": name,
+        "planned": stage_of,
+        "tried": SMOKE_TRIED if small else MOST_TRIED,
+        "steps": SMOKE_STEPS if small else STEPS,
+        "rounds": SMOKE_ROUNDS if small else ROUNDS,
     }
+    found = together(2, {"benchmarks.pipeline:times": job})["benchmarks.pipeline:times"]
+    _, args, kwargs = made(name)
+    batch = next(iter((*args, *kwargs.values()))).shape[0]
+    rates = {way: batch / seconds for way, seconds in found["seconds"].items()}
+    counted = {key: found[key] for key in ("tried", "places")}
+    return {**rates, "predicted": batch / predicted, **counted}
+
+
+def row(name: str, found: Mapping[str, float]) -> str:
+    """One model's line: samples per second, then the planned way over the others."""
+    rates = "".join(f"{found[column]:11.1f}" for column in COLUMNS)
+    worse = min(found["layers"], found["parameters"])
+    ratios = (found["planned"] / other for other in (found["best"], worse, found["one"]))
+    shown = "".join(f"{ratio:9.2f}" for ratio in ratios)
+    return f"{name:24}{rates}{shown}  {found['tried']:.0f} of {found['places']:.0f}"
+
+
+COLUMNS = ("one", "planned", "predicted", "layers", "parameters", "best")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--smoke", action="store_true", help="one small model, few steps")
     parser.add_argument("--model", choices=list(MODELS))
-    parser.add_argument("--worker", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
-    if options.worker:
-        worker(options.worker)
-        return
     names = [options.model] if options.model else ["MLP"] if options.smoke else list(MODELS)
-    rounds, tried = (SMOKE_ROUNDS, 2) if options.smoke else (ROUNDS, BEST_TRIED)
-    print("samples per second; two processes of one core each, 1F1B")
-    columns = ("one", "planned", "predicted", "layers", "parameters", "best")
-    print(f"{'model':26}" + "".join(f"{column:>12}" for column in columns), " planned over best")
+    figures = together(2, {"benchmarks.pipeline:gloo_link": 50})["benchmarks.pipeline:gloo_link"]
+    link = Link(NAMES, latency=figures[0], bandwidth=figures[1])
+    cores = os.sched_getaffinity(0)
+    print(
+        f"samples per second; two processes of one core each, 1F1B on gloo: "
+        f"{1e6 * figures[0]:.0f} us and {figures[1] / 1e9:.2f} GB/s a message\n"
+        f"{'model':24}"
+        + "".join(f"{column:>11}" for column in COLUMNS)
+        + "   / best  / worse   / one  cuts tried"
+    )
     for name in names:
-        found = measure(name, rounds, tried)
-        row = "".join(f"{found[column]:12.1f}" for column in columns)
-        print(f"{name:26}{row}{found['planned'] / found['best']:14.2f}", flush=True)
+        pin(0)
+        try:
+            print(row(name, measure(name, link, options.smoke)), flush=True)
+        finally:
+            os.sched_setaffinity(0, cores)
+    if not options.smoke and not options.model:
+        print()
+        timetables.main([])
 
 
 if __name__ == "__main__":

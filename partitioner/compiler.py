@@ -25,6 +25,7 @@ from partitioner.capture import Captured, example_call
 from partitioner.distributed import first_micro_batch
 from partitioner.emit import PlacedModule, place
 from partitioner.errors import InfeasibleError
+from partitioner.generation import generating_call
 from partitioner.options import LossFunction, Optimizer, Options, Progress, Targets, mode_of
 from partitioner.outlook import outlook
 from partitioner.pipelined import pipeline_plan
@@ -57,6 +58,7 @@ def plan(
     progress: Progress | None = None,
     schedule: str = "1f1b",
     stages_per_rank: int = 1,
+    cache_tokens: int | None = None,
     start: Plan | None = None,
     loss: LossFunction = None,
     targets: Targets = None,
@@ -84,6 +86,8 @@ def plan(
         progress: called with a line of text at each step.
         schedule: of the pipeline: `"1f1b"`, `"gpipe"`, `"interleaved"` or `"zero-bubble"`.
         stages_per_rank: of the pipeline; more than 1 for `"interleaved"` and `"zero-bubble"`.
+        cache_tokens: of a Hugging Face decoder in inference, how many tokens (prompt and answer)
+            the key-value cache of `generate` holds at most; its bytes are in the promise then.
         start: a plan of the same model from whose placement the solver searches as well.
         loss: that is trained with, so that its memory and time count: a name in
             `torch.nn.functional` or `torch.nn` such as `"cross_entropy"`, a class, or a callable
@@ -115,6 +119,7 @@ def plan(
             micro_batches=micro_batches,
             schedule=schedule,
             stages_per_rank=stages_per_rank,
+            cache_tokens=cache_tokens,
             loss=loss,
             targets=targets,
             replicas=replicas,
@@ -144,6 +149,7 @@ def partition(
     progress: Progress | None = None,
     schedule: str = "1f1b",
     stages_per_rank: int = 1,
+    cache_tokens: int | None = None,
     start: Plan | None = None,
     loss: LossFunction = None,
     targets: Targets = None,
@@ -168,6 +174,7 @@ def partition(
             micro_batches=micro_batches,
             schedule=schedule,
             stages_per_rank=stages_per_rank,
+            cache_tokens=cache_tokens,
             loss=loss,
             targets=targets,
             time_limit=time_limit,
@@ -190,6 +197,8 @@ def _compile(
     cluster = Cluster.of(devices, memory)
     with suspended():
         call = example_call(model, example_inputs, example_kwargs)
+        if options.cache_tokens is not None:
+            call = generating_call(model, call)
         if options.is_pipeline:
 
             def micro(whole: Call) -> Call:
@@ -216,7 +225,9 @@ def _compile(
         measured=found.measured,
         document_type=Plan,
     )
-    return msgspec.structs.replace(the_plan, outlook=sentences), subject.captured
+    return msgspec.structs.replace(
+        the_plan, outlook=sentences, cache_tokens=options.cache_tokens
+    ), subject.captured
 
 
 def _outlook(subject: Priced, found: Rehearsed) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ divisions that lack least have the last word.
 from __future__ import annotations
 
 import contextlib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -132,6 +133,7 @@ def pipeline_plan(subject: Priced) -> Plan:
         )
     asked = _Asked(subject, demands, units, tuple(n.name for n in output.all_input_nodes))
     found, tried = _best(asked, shapes(cluster, options, demands))
+    weighed = f"Numbers of pipelines that were weighed: {'; '.join(tried)}."
     return build_pipeline_plan(
         subject.captured,
         graph,
@@ -143,7 +145,7 @@ def pipeline_plan(subject: Priced) -> Plan:
         loss=options.loss_function,
         constraints=options.constraints,
         measured=found.memory,
-        outlook=tried if options.replicas == "auto" else (),
+        outlook=(weighed,) if options.replicas == "auto" else (),
         document_type=Plan,
     )
 
@@ -200,25 +202,25 @@ def _divided(cluster: Cluster, replicas: int) -> Shape:
 
 
 def _best(asked: _Asked, choice: Sequence[Shape]) -> tuple[_Found, list[str]]:
-    """The shape that takes the least time for a batch, and a sentence on each."""
+    """The shape that takes the least time for a batch, and in a few words, what each would."""
     best: _Found | None = None
     lacking: InfeasibleError | None = None
     sentences = []
     for shape in choice:
         problem, line = asked.problem(shape[0])
         least = lower_bound(problem) / len(shape)
-        what = f"{len(shape)} pipeline{'s' * (len(shape) > 1)} of {len(shape[0])}"
+        what = f"{len(shape)} of {len(shape[0])} devices"
         if best is not None and least >= best.seconds_per_batch:
-            sentences.append(f"{what} would take at least {format_seconds(least)} for a batch.")
+            sentences.append(f"{what}: at least {format_seconds(least)} for a batch")
             continue
         try:
-            found = _fitted(asked, problem, line, shape, whole=len(choice) > 1)
+            found = _fitted(asked, problem, line, shape)
         except InfeasibleError as error:
             lacking = error
-            sentences.append(f"{what} would not fit.")
+            sentences.append(f"{what}: nothing fits")
             continue
         each = format_seconds(found.seconds_per_batch)
-        sentences.append(f"{what} take {each} for a batch.")
+        sentences.append(f"{what}: {each} for a batch")
         if best is None or found.seconds_per_batch < best.seconds_per_batch * (1 - 1e-12):
             best = found
     if best is None:
@@ -227,7 +229,7 @@ def _best(asked: _Asked, choice: Sequence[Shape]) -> tuple[_Found, list[str]]:
     return best, sentences
 
 
-def _fitted(asked: _Asked, problem: StageProblem, line: Lines, shape: Shape, whole: bool) -> _Found:
+def _fitted(asked: _Asked, problem: StageProblem, line: Lines, shape: Shape) -> _Found:
     """The best stages of one shape that fit by the rehearsal.
 
     Raises:
@@ -239,9 +241,10 @@ def _fitted(asked: _Asked, problem: StageProblem, line: Lines, shape: Shape, who
     bound = lower_bound(problem)
     lacks: Sequence[int] = ()
     known: dict[tuple[object, ...], dict[str, MeasuredMemory] | None] = {}
+    seen: Counter[tuple[object, ...]] = Counter()
     for _ in range(REHEARSALS):
         options.say(f"dividing the model into stages on {len(names)} devices")
-        solution = solve_stages(problem, whole=whole)
+        solution = solve_stages(problem)
         if not solution.cuts:
             raise InfeasibleError(
                 "no pipeline keeps all constraints: values pass from each stage to the next one "
@@ -281,14 +284,21 @@ def _fitted(asked: _Asked, problem: StageProblem, line: Lines, shape: Shape, who
             counted = pipelined(subject.captured, subject.graph, subject.cluster, record)
             return _Found(record, memory, bound, counted.step_seconds)
         lacks = min(lacks or excess, excess, key=sum)
+        again = 0 if isinstance(solution, Shortfall) else seen[division]
+        seen[division] += 1
         problem = replace(
             problem,
             capacity_nbytes=tuple(
-                None if capacity is None else capacity - more
+                None if capacity is None else capacity - _tighter(more, again)
                 for capacity, more in zip(problem.capacity_nbytes, excess, strict=True)
             ),
         )
     raise _infeasible(names, lacks)
+
+
+def _tighter(excess: int, again: int) -> int:
+    """By how much a limit is lowered: more each time that the same stages come back."""
+    return excess if not again or not excess else max(excess, rounded(1)) << again
 
 
 def _reckoned(subject: Priced, layout: PipelineLayout, ranks: Sequence[str]) -> dict[str, Measured]:

@@ -59,8 +59,8 @@ def sweep(
         micro_batches: more than 1 plans pipelines.
         schedule: of the pipeline.
         stages_per_rank: of the pipeline.
-        time_limit: seconds for all solving together, shared out evenly among the cells; cells for
-            which nothing is left are not tried.
+        time_limit: seconds for the whole sweep: the solver has an even share of what is left for
+            each cell, and cells for which nothing is left are not tried.
         seed: of the solver's randomised parts.
         progress: called with a line of text at each step.
 

@@ -142,23 +142,23 @@ class Shortfall:
     devices: tuple[int, ...] = ()
 
 
-def solve_stages(problem: StageProblem, *, whole: bool = False) -> StageSolution | Shortfall:
+def solve_stages(problem: StageProblem) -> StageSolution | Shortfall:
     """The division with the shortest step that was found, over all numbers of devices in use.
 
-    There must be at least `stages_per_rank` units.
-
-    Args:
-        problem: what to divide.
-        whole: use all devices, where the schedule and the number of units allow it.
+    Of equal ones, that on the fewest devices. There must be at least `stages_per_rank` units.
     """
     search = _Search(problem)
     found: StageSolution | None = None
-    for sequence in _sequences(problem, whole):
+    for sequence in _sequences(problem):
+        if found is not None and lower_bound(problem, sequence) > found.seconds * (1 + 1e-12):
+            continue
         cuts = search.divide(sequence)
         if cuts is None:
             continue
         cuts, table = search.improve(cuts, sequence)
-        if found is None or table.seconds < found.seconds * (1 - 1e-12):
+        fewer = found is not None and len(sequence) < len(found.devices)
+        margin = 1e-12 if fewer else -1e-12
+        if found is None or table.seconds < found.seconds * (1 + margin):
             found = StageSolution(tuple(cuts), sequence, table.seconds, 0.0, table)
     if found is None:
         return search.shortfall()
@@ -195,8 +195,8 @@ def stage_seconds(
     return found
 
 
-def lower_bound(problem: StageProblem) -> float:
-    """Seconds that no division can beat.
+def lower_bound(problem: StageProblem, among: Sequence[int] | None = None) -> float:
+    """Seconds that no division can beat, on all devices or `among` some.
 
     With `m` micro-batches a rank works for `m` times its load `l`. In `gpipe` and `1f1b` stage `k`
     starts when those before it are through with the first forward, and they have a backward left
@@ -208,13 +208,14 @@ def lower_bound(problem: StageProblem) -> float:
     """
     m = problem.micro_batches
     work = largest = 0.0
-    speed = [0.0] * len(problem.capacity_nbytes)
+    every = range(len(problem.capacity_nbytes)) if among is None else among
+    speed = [0.0] * len(every)
     for unit, devices in enumerate(problem.allowed):
         both = [
             problem.forward_seconds[unit][d] + problem.backward_seconds[unit][d]
             if d in devices
             else inf
-            for d in range(len(speed))
+            for d in every
         ]
         least = min(both)
         work += least
@@ -232,16 +233,13 @@ def lower_bound(problem: StageProblem) -> float:
     return max(bounds)
 
 
-def _sequences(problem: StageProblem, whole: bool) -> Iterator[tuple[int, ...]]:
-    """Which devices are the ranks, in which order: fewer ones too, unless `whole`."""
+def _sequences(problem: StageProblem) -> Iterator[tuple[int, ...]]:
+    """Which devices are the ranks, in which order: all of them first, then fewer."""
     count = len(problem.capacity_nbytes)
     places = len(problem.units)
-    numbers = [
-        ranks
-        for ranks in range(1, count + 1)
-        if ranks * problem.stages_per_rank <= places and _takes(problem, ranks)
-    ]
-    for ranks in numbers[-1:] if whole else numbers:
+    for ranks in range(count, 0, -1):
+        if ranks * problem.stages_per_rank > places or not _takes(problem, ranks):
+            continue
         if count > MOST_PERMUTED:
             yield tuple(range(ranks))
             continue
