@@ -143,12 +143,12 @@ _REHEARSAL = {
 
 def curve_note(document: PlanDocument) -> str:
     """What the curves of memory over time are worth, beside the promised peak."""
+    told = "Reckoned from the lifetimes of values"
+    if document.pipeline is not None:
+        told += ", without the buffers for what stages send each other"
     if document.rehearsal == "none":
-        return "Reckoned from the lifetimes of values, as is the promised peak."
-    return (
-        "Reckoned from the lifetimes of values; the promised peak was measured in a rehearsal, and "
-        "the two may differ by some percent."
-    )
+        return f"{told}; the promised peak was reckoned, too."
+    return f"{told}; the promised peak was measured in a rehearsal, and the two may differ."
 
 
 def _links(document: PlanDocument) -> Iterator[str]:
