@@ -14,7 +14,13 @@ from partitioner.cli import cli
 
 ROOT = Path(__file__).parent.parent
 PAGES = ("start", "steering", "training", "interop")
-ELSEWHERE = {"declaring_devices", "pipelines", "writing_a_cost_model", "checkpoints"}
+ELSEWHERE = {
+    "checkpoints",
+    "declaring_devices",
+    "pipelines",
+    "reading_a_plan",
+    "writing_a_cost_model",
+}
 """Pages whose snippets have tests of their own."""
 
 

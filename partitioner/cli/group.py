@@ -22,7 +22,7 @@ INTERRUPTED = 130
 
 
 class Talking(click.Command):
-    """A command that can be told to say less or more."""
+    """A command that can be told to say less or more; its standard output is its result alone."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -40,6 +40,11 @@ class Talking(click.Command):
                 )
             )
 
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command."""
+        with quiet_stdout():
+            return super().invoke(ctx)
+
 
 def _talk(ctx: click.Context, param: click.Parameter, value: bool) -> None:
     if value:
@@ -55,7 +60,7 @@ class Commands(click.Group):
         if os.environ.get("NO_COLOR"):
             ctx.color = False
         try:
-            with quiet_stdout(), warnings.catch_warnings():
+            with warnings.catch_warnings():
                 if not debug:
                     warnings.simplefilter("ignore")
                 result = super().invoke(ctx)

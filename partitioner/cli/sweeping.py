@@ -13,6 +13,7 @@ from partitioner.cli.options import (
     cost_model_option,
     devices_option,
     given_call,
+    loss_options,
     mode_option,
     model_options,
     objective_option,
@@ -21,6 +22,7 @@ from partitioner.cli.options import (
     pipeline_options,
     positive,
     read_cost_model,
+    read_targets,
 )
 from partitioner.loading import load_model
 from partitioner.report import check_sweep_suffix, sweep_renderable
@@ -41,6 +43,7 @@ from partitioner.sweep import sweep as make_sweep
 @call_options
 @mode_option("as the model is")
 @optimizer_option("none")
+@loss_options
 @objective_option("latency")
 @click.option(
     "--constraint", "constraints", multiple=True, metavar="TEXT", help="As of 'plan'; repeatable."
@@ -62,6 +65,8 @@ def sweep(
     checkpoints: tuple[str, ...],
     mode: str | None,
     optimizer: str | None,
+    loss: str | None,
+    target_texts: tuple[str, ...],
     objective: str | None,
     constraints: tuple[str, ...],
     micro_batches: int | None,
@@ -104,6 +109,8 @@ def sweep(
             time_limit=time_limit,
             seed=seed,
             progress=progress,
+            loss=loss,
+            targets=read_targets(target_texts),
         )
     if output is not None:
         found.save(output)
