@@ -76,6 +76,20 @@ def test_the_top_of_a_curve_is_the_peak_and_its_things_sum_up_to_it(
         assert list(curve.seconds) == sorted(set(curve.seconds))
 
 
+def test_the_step_of_the_optimizer_may_be_the_fullest_moment_of_a_pipeline() -> None:
+    graph = costs_of(seqnet(), unit_cluster())
+    last = 2 * len(graph.order)
+    update = Holding(("lin2",), 5000, last, last, "workspace", "optimizer step of lin2.weight")
+    graph = replace(graph, holdings=(*graph.holdings, update))
+    stages = {node: ("cuda:0", "cuda:1").index(home) for node, home in SEQNET_SPLIT.items()}
+    record = PipelineRecord("gpipe", 2, (FIRST, SECOND), stages, 0.0)
+    found = pipelined(seqnet(), graph, unit_cluster(), record)
+    curve = pipeline_memory_curves(graph, record, found)[SECOND]
+    assert curve.workspace == (0, 5000)
+    assert curve.seconds == (0.0, found.timetable.seconds)
+    assert Held("optimizer step of lin2.weight", "workspace", 5000) in curve.at_peak
+
+
 @pytest.mark.parametrize(
     ("schedule", "flying"), [("gpipe", {FIRST: 4, SECOND: 4}), ("1f1b", {FIRST: 2, SECOND: 1})]
 )

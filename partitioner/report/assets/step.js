@@ -150,9 +150,7 @@ function makeMemory(element) {
 }
 
 makeTimeline();
-const roles = h("p", {}, ...Object.entries(plan.roles).flatMap(([role, colour]) => [swatch(colour), ` ${role}   `]));
-roles.style.whiteSpace = "pre-wrap";
-roles.querySelectorAll(".swatch").forEach((element) => Object.assign(element.style, { display: "inline-block", width: "0.8em", height: "0.8em" }));
+const roles = h("div", { class: "legend" }, ...Object.entries(plan.roles).map(([role, colour]) => h("span", {}, swatch(colour), role)));
 const elementsOfMemory = [...document.querySelectorAll("[data-curve]")];
 if (elementsOfMemory.length) elementsOfMemory[0].closest(".device-memory").before(roles);
 elementsOfMemory.forEach(makeMemory);
