@@ -375,6 +375,8 @@ class _Search:
             if answer.complete:
                 raise explain(self.original, self.deadline, self.seed)
             self._any_that_fits()
+            if not self.done():
+                self._programme(most)
 
     def _any_that_fits(self) -> None:
         """A search for room alone, where the search for the objective found nothing that fits."""

@@ -342,3 +342,49 @@ def test_a_fault_with_a_limit_on_the_objective_is_got_round() -> None:
     answer = Programme(tables, Aim.OBJECTIVE, Limits(known=best.objective)).solve()
     assert answer.complete
     assert answer.bound == pytest.approx(best.objective)
+
+
+def test_a_fault_without_a_known_plan_is_made_good_once_there_is_one() -> None:
+    """HiGHS 1.16 stops with a fault here until it is told of a plan; none was asked of it then."""
+    holds = (
+        ((0, 4, 5, 6), 7, 0, 15),
+        ((0,), 8, 0, 16),
+        ((1, 5, 6), 9, 1, 14),
+        ((1,), 4, 0, 16),
+        ((2, 5, 6), 6, 2, 13),
+        ((2,), 10, 0, 16),
+        ((3,), 1, 0, 16),
+        ((4,), 7, 0, 16),
+        ((5,), 6, 0, 16),
+        ((6,), 2, 0, 16),
+        ((6,), 3, 6, 6),
+        ((7,), 3, 0, 16),
+        ((7,), 2, 7, 7),
+    )
+    problem = Problem(
+        objective="memory",
+        nodes=tuple(f"n{node}" for node in range(8)),
+        devices=("d0", "d1", "d2"),
+        forward_seconds=((1.0,) * 3,) * 8,
+        backward_seconds=((2.0,) * 3,) * 8,
+        flows=(
+            Flow(0, (4, 5, 6), 5, 5),
+            Flow(1, (5, 6), 6, 6),
+            Flow(2, (5, 6), 10),
+            Flow(3, (5,), 4),
+            Flow(5, (7,), 6, 6),
+        ),
+        latency_seconds=((0.0,) * 3,) * 3,
+        seconds_per_byte=((0.0, 0.2, 0.05), (0.2, 0.0, 0.2), (0.2, 0.05, 0.0)),
+        holds=tuple(Hold(*hold) for hold in holds),
+        points=17,
+        capacity_nbytes=(41, 22, 33),
+        allowed=((0, 1, 2),) * 8,
+        colocated=((0, 2),),
+        contiguous=True,
+    )
+    best = best_of_all(problem)
+    assert best is not None
+    solution = solve(problem)
+    assert solution.status is Status.OPTIMAL
+    assert solution.bound == pytest.approx(best.objective)
