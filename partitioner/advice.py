@@ -7,26 +7,14 @@ A change is told only where `any_fit` found a placement under it that its dry ru
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 
-import torch
-
 from cost_models import DEVICE_KINDS, CostModelError
+from partitioner.changes import Change, double_changes, fits, single_changes, size_of
 from partitioner.errors import CaptureError, InfeasibleError, SpecError
-from partitioner.fit import any_fit
-from partitioner.lean import (
-    batch_of,
-    call_in_dtype,
-    checkpointed,
-    halvings,
-    in_dtype,
-    repeated_blocks,
-    with_batch,
-)
-from partitioner.options import Options
-from partitioner.priced import Priced, priced
+from partitioner.priced import Priced
 from partitioner.solve.evaluate import everything_nbytes
 from partitioner.spec import exact_nbytes, format_nbytes, most_roomy, with_twins
 
@@ -36,69 +24,70 @@ MOST_MORE = 4
 """So many times the devices there are is the most that is tried."""
 MOST_SIZES = 32
 """Round sizes that are considered: up to about four times the first."""
-TRIAL_REHEARSALS = 3
-"""Of each change that is tried."""
-LEANER_OPTIMIZERS = ("adafactor", "sgd")
-"""Optimizers with less state than Adam, the one that keeps more of it first."""
+MOST_PAIRS = 2
+"""So many of the pairs of changes that help are told."""
 
 
-@dataclass(frozen=True)
-class Change:
-    """One way out.
+class _Attempts:
+    """Tries changes as long as counted work, and a clock if asked for, allow.
 
     Attributes:
-        what: for progress, and for saying that it was not tried.
-        tried: the sentence that tells it, or `None` if it does not help.
-        cost: nodes times devices that trying it takes.
+        untried: what there was no time for.
     """
 
-    what: str
-    tried: Callable[[], str | None]
-    cost: int
+    def __init__(self, subject: Priced) -> None:
+        limit = subject.options.time_limit
+        self.say = subject.options.say
+        self.units = EFFORT
+        self.deadline = None if limit is None else time.monotonic() + limit
+        self.untried: list[str] = []
 
-
-class _Budget:
-    """Counted work, and a clock if asked for."""
-
-    def __init__(self, units: float, time_limit: float | None) -> None:
-        self.units = units
-        self.deadline = None if time_limit is None else time.monotonic() + time_limit
-
-    def allows(self, cost: int) -> bool:
-        return self.units >= cost and (self.deadline is None or time.monotonic() < self.deadline)
+    def sentences(self, changes: Iterable[Change], most: int | None = None) -> list[str]:
+        """The changes that help, the first `most` of them."""
+        found: list[str] = []
+        for change in changes:
+            if len(found) == most:
+                break
+            late = self.deadline is not None and time.monotonic() >= self.deadline
+            if late or self.units < change.cost:
+                self.untried.append(change.what)
+                continue
+            self.units -= change.cost
+            self.say(f"trying {change.what}")
+            try:
+                sentence = change.tried()
+            except (CaptureError, CostModelError, SpecError, InfeasibleError):
+                continue
+            if sentence is not None:
+                found.append(sentence)
+        return found
 
 
 def advised(error: InfeasibleError, subject: Priced) -> InfeasibleError:
     """The error with suggestions, each of which was tried.
 
-    The work is limited; what it was not enough for is named. A time limit of the user's limits it
-    as well.
+    Two changes of the training at once are tried where none of them helps by itself. The work is
+    limited; what it was not enough for is named. A time limit of the user's limits it as well.
     """
-    budget = _Budget(EFFORT, subject.options.time_limit)
-    found, untried = [], []
-    for change in _changes(error, subject):
-        if not budget.allows(change.cost):
-            untried.append(change.what)
-            continue
-        budget.units -= change.cost
-        subject.options.say(f"trying {change.what}")
-        try:
-            sentence = change.tried()
-        except (CaptureError, CostModelError, SpecError, InfeasibleError):
-            continue
-        if sentence is not None:
-            found.append(sentence)
+    attempts = _Attempts(subject)
+    found = attempts.sentences(_changes(error, subject))
+    leaner = attempts.sentences(single_changes(subject))
+    if not leaner and not attempts.untried:
+        leaner = attempts.sentences(double_changes(subject), MOST_PAIRS)
     message = error.args[0]
-    if untried:
-        message += f"; not tried, to save time: {', '.join(untried)}"
+    if attempts.untried:
+        message += f"; not tried, to save time: {', '.join(attempts.untried)}"
     return InfeasibleError(
-        message, shortfall=error.shortfall, conflicting=error.conflicting, suggestions=found
+        message,
+        shortfall=error.shortfall,
+        conflicting=error.conflicting,
+        suggestions=[*found, *leaner],
     )
 
 
 def _changes(error: InfeasibleError, subject: Priced) -> Iterator[Change]:
-    """What may help: what the user demands, the devices, the training, the model, the inputs."""
-    size = len(subject.captured.nodes) * len(subject.cluster.devices)
+    """What may help of what the user demands, and of the devices."""
+    size = size_of(subject)
     for constraint in error.conflicting:
         yield Change(f"without {constraint!r}", partial(_without, subject, constraint), size)
     if len({device.memory for device in subject.cluster.devices}) == 1:
@@ -107,21 +96,12 @@ def _changes(error: InfeasibleError, subject: Priced) -> Iterator[Change]:
         what = f"more memory on '{name}'"
         yield Change(what, partial(_roomier_device, subject, name), size)
     yield Change("more devices", partial(_more_devices, subject), size)
-    if subject.options.training:
-        yield Change("another optimizer", partial(_leaner_optimizer, subject), 2 * size)
-        yield Change("activation checkpointing", partial(_checkpointing, subject), size)
-    yield Change("bfloat16", partial(_bfloat16, subject), 2 * size)
-    yield Change("a smaller batch", partial(_smaller_batch, subject), 3 * size)
-
-
-def _fits(subject: Priced) -> bool:
-    return any_fit(subject, rehearsals=TRIAL_REHEARSALS) is not None
 
 
 def _without(subject: Priced, constraint: object) -> str | None:
     kept = tuple(each for each in subject.options.constraints if each is not constraint)
     options = replace(subject.options, constraints=kept)
-    return f"drop {constraint!r}" if _fits(replace(subject, options=options)) else None
+    return f"drop {constraint!r}" if fits(replace(subject, options=options)) else None
 
 
 def _roomier_devices(subject: Priced) -> str | None:
@@ -176,7 +156,7 @@ def _least_memory(subject: Priced, names: Sequence[str], lowest: int) -> int | N
 
     def enough(index: int) -> bool:
         larger = _with_memory(subject, dict.fromkeys(names, sizes[index]))
-        return larger is not None and _fits(larger)
+        return larger is not None and fits(larger)
 
     low, high = -1, 0
     while not enough(high):
@@ -213,84 +193,10 @@ def _more_devices(subject: Priced) -> str | None:
     fewest = max(1, -(-missing // room))
     most = min(MOST_MORE * len(limits), fewest + 2)
     for count in range(fewest, most + 1):
-        if _fits(subject.priced_anew(cluster=with_twins(subject.cluster, twin, count))):
+        if fits(subject.priced_anew(cluster=with_twins(subject.cluster, twin, count))):
             more = "one more device" if count == 1 else f"{count} more devices"
             return f"add {more} like '{twin}'"
     return None
-
-
-def _leaner_optimizer(subject: Priced) -> str | None:
-    """An optimizer that keeps less."""
-    options = subject.options
-    if options.optimizer is None:
-        return None
-    for name in LEANER_OPTIMIZERS:
-        if name != options.optimizer_name and _fits(
-            subject.priced_anew(options=replace(options, optimizer=name))
-        ):
-            return f"use the optimizer '{name}' instead of '{options.optimizer_name}'"
-    return None
-
-
-def _checkpointing(subject: Priced) -> str | None:
-    """Activations of the repeated blocks made again in the backward."""
-    patterns = repeated_blocks(subject.model)
-    if not patterns:
-        return None
-    model = checkpointed(subject.model, *patterns)
-    if not _fits(priced(model, subject.cluster, subject.call, _quiet(subject.options))):
-        return None
-    names = ", ".join(f"'{pattern}'" for pattern in patterns)
-    flags = " ".join(f"--checkpoint {name}" for name in names.split(", "))
-    return (
-        f"checkpoint the activations of {names}: {flags}, or in Python "
-        f"partitioner.checkpointed(model, {names})"
-    )
-
-
-def _bfloat16(subject: Priced) -> str | None:
-    """Parameters, and all that follows from them, in half the bytes."""
-    types = {p.dtype for p in subject.model.parameters() if p.is_floating_point()}
-    if all(dtype.itemsize <= 2 for dtype in types):
-        return None
-    call = call_in_dtype(subject.call, torch.bfloat16)
-    model = in_dtype(subject.model, torch.bfloat16)
-    if not _fits(priced(model, subject.cluster, call, _quiet(subject.options))):
-        return None
-    return "use bfloat16: --dtype bf16, or in Python model.to(torch.bfloat16)"
-
-
-def _smaller_batch(subject: Priced) -> str | None:
-    """The largest of the batches that are halved once, twice, ..."""
-    whole = batch_of(subject.call)
-    if whole is None:
-        return None
-    room = sum(limit for limit in subject.problem().capacity_nbytes if limit is not None)
-    taken = {whole: everything_nbytes(subject.problem())}
-    for batch in halvings(whole):
-        if len(taken) > 1 and _extrapolated(taken, batch) > room:
-            continue
-        smaller = priced(
-            subject.model,
-            subject.cluster,
-            with_batch(subject.call, batch),
-            _quiet(subject.options),
-        )
-        if _fits(smaller):
-            return f"use a batch of {batch} instead of {whole}"
-        taken[batch] = everything_nbytes(smaller.problem())
-    return None
-
-
-def _extrapolated(nbytes: Mapping[int, int], batch: int) -> float:
-    """What a batch takes, on a line through the last two that were counted."""
-    (more, upper), (fewer, lower) = list(nbytes.items())[-2:]
-    return lower - (upper - lower) / (more - fewer) * (fewer - batch)
-
-
-def _quiet(options: Options) -> Options:
-    """The options without reports of each step."""
-    return replace(options, progress=None)
 
 
 def rounded_up(nbytes: int) -> int:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any, Literal
 
 import msgspec
@@ -26,12 +25,13 @@ from partitioner.capture import Captured, example_call
 from partitioner.distributed import first_micro_batch
 from partitioner.emit import PlacedModule, place
 from partitioner.errors import InfeasibleError
+from partitioner.generation import generating_call
 from partitioner.options import LossFunction, Optimizer, Options, Progress, Targets, mode_of
 from partitioner.outlook import outlook
 from partitioner.pipelined import pipeline_plan
 from partitioner.placement import build_plan
 from partitioner.plan import Plan
-from partitioner.priced import Priced, priced
+from partitioner.priced import Call, Priced, priced
 from partitioner.rehearsed import Rehearsed, solve_and_rehearse
 from partitioner.spec import Cluster, Constraint, Device
 from partitioner.virtual import suspended
@@ -58,6 +58,7 @@ def plan(
     progress: Progress | None = None,
     schedule: str = "1f1b",
     stages_per_rank: int = 1,
+    cache_tokens: int | None = None,
     start: Plan | None = None,
     loss: LossFunction = None,
     targets: Targets = None,
@@ -85,6 +86,8 @@ def plan(
         progress: called with a line of text at each step.
         schedule: of the pipeline: `"1f1b"`, `"gpipe"`, `"interleaved"` or `"zero-bubble"`.
         stages_per_rank: of the pipeline; more than 1 for `"interleaved"` and `"zero-bubble"`.
+        cache_tokens: of a Hugging Face decoder in inference, how many tokens (prompt and answer)
+            the key-value cache of `generate` holds at most; its bytes are in the promise then.
         start: a plan of the same model from whose placement the solver searches as well.
         loss: that is trained with, so that its memory and time count: a name in
             `torch.nn.functional` or `torch.nn` such as `"cross_entropy"`, a class, or a callable
@@ -116,6 +119,7 @@ def plan(
             micro_batches=micro_batches,
             schedule=schedule,
             stages_per_rank=stages_per_rank,
+            cache_tokens=cache_tokens,
             loss=loss,
             targets=targets,
             replicas=replicas,
@@ -145,6 +149,7 @@ def partition(
     progress: Progress | None = None,
     schedule: str = "1f1b",
     stages_per_rank: int = 1,
+    cache_tokens: int | None = None,
     start: Plan | None = None,
     loss: LossFunction = None,
     targets: Targets = None,
@@ -169,6 +174,7 @@ def partition(
             micro_batches=micro_batches,
             schedule=schedule,
             stages_per_rank=stages_per_rank,
+            cache_tokens=cache_tokens,
             loss=loss,
             targets=targets,
             time_limit=time_limit,
@@ -191,10 +197,14 @@ def _compile(
     cluster = Cluster.of(devices, memory)
     with suspended():
         call = example_call(model, example_inputs, example_kwargs)
+        if options.cache_tokens is not None:
+            call = generating_call(model, call)
         if options.is_pipeline:
-            call = first_micro_batch(*call, options.micro_batches)
-            options = _of_a_micro_batch(options)
-            subject = priced(model, cluster, call, options)
+
+            def micro(whole: Call) -> Call:
+                return first_micro_batch(*whole, options.micro_batches)
+
+            subject = priced(model, cluster, micro(call), options.with_targets(micro))
             return pipeline_plan(subject), subject.captured
         subject = priced(model, cluster, call, options)
         try:
@@ -215,7 +225,9 @@ def _compile(
         measured=found.measured,
         document_type=Plan,
     )
-    return msgspec.structs.replace(the_plan, outlook=sentences), subject.captured
+    return msgspec.structs.replace(
+        the_plan, outlook=sentences, cache_tokens=options.cache_tokens
+    ), subject.captured
 
 
 def _outlook(subject: Priced, found: Rehearsed) -> tuple[str, ...]:
@@ -229,12 +241,3 @@ def _outlook(subject: Priced, found: Rehearsed) -> tuple[str, ...]:
     except KeyboardInterrupt:
         subject.options.say("interrupted: the plan is found; what more would bring is not told")
         return (told,)
-
-
-def _of_a_micro_batch(options: Options) -> Options:
-    """The options with the targets of the first micro-batch."""
-    loss = options.loss_function
-    if loss.targets is None:
-        return options
-    targets, _ = first_micro_batch(loss.targets, {}, options.micro_batches)
-    return replace(options, loss=replace(loss, targets=targets))

@@ -21,6 +21,7 @@ from partitioner.capture import Captured
 from partitioner.errors import PlanError, SpecError
 from partitioner.placement import infer_placement
 from partitioner.spec import Cluster, device_name, enclosing, hint
+from partitioner.virtual import virtual_gpus
 
 OFFLOADED = ("disk", "meta")
 """Devices of accelerate on which nothing can run."""
@@ -129,9 +130,10 @@ def accelerate_map(model: nn.Module, cluster: Cluster, memory: Mapping[str, int]
     for name, nbytes in memory.items():
         device = torch.device(cluster.device(name).name)
         limits[device.index or 0 if device.type == "cuda" else device.type] = nbytes
-    found = infer_auto_device_map(
-        model,
-        max_memory=limits,
-        no_split_module_classes=list(getattr(model, "_no_split_modules", None) or ()),
-    )
+    with virtual_gpus(cluster, limits=False):
+        found = infer_auto_device_map(
+            model,
+            max_memory=limits,
+            no_split_module_classes=list(getattr(model, "_no_split_modules", None) or ()),
+        )
     return DeviceMap.of(found, "accelerate's own device map")

@@ -154,12 +154,12 @@ def _on_stand_ins(on_sizes: Callable[[Iterable[int]], Measured]) -> Measured | N
     if not found:
         return None
     return {
-        name: replace(_largest([run[name] for run in found]), rehearsal="stand-ins")
+        name: replace(largest([run[name] for run in found]), rehearsal="stand-ins")
         for name in found[0]
     }
 
 
-def _largest(found: Sequence[MeasuredMemory]) -> MeasuredMemory:
+def largest(found: Sequence[MeasuredMemory]) -> MeasuredMemory:
     """Each figure at its largest."""
     figures = [field.name for field in fields(MeasuredMemory) if field.name != "rehearsal"]
     return MeasuredMemory(**{each: max(getattr(use, each) for use in found) for each in figures})

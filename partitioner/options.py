@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -38,6 +38,8 @@ class Options:
         micro_batches: into which a batch is divided; more than 1 asks for a pipeline.
         schedule: of the pipeline, one of `partitioner.schedule.SCHEDULES`.
         stages_per_rank: of the pipeline.
+        cache_tokens: how many tokens the key-value cache of `generate` holds at most, the prompt's
+            included; `None` plans for the forward alone.
         replicas: equal pipelines that train together, each on a batch of its own; `"auto"` takes
             the number with which a batch takes the least time.
         time_limit: seconds for the solver, or `None`.
@@ -59,6 +61,7 @@ class Options:
     micro_batches: int = 1
     schedule: str = "1f1b"
     stages_per_rank: int = 1
+    cache_tokens: int | None = None
     replicas: int | Literal["auto"] = 1
     time_limit: float | None = None
     seed: int = 0
@@ -84,6 +87,20 @@ class Options:
         if self.training:
             optimizer_factory(self.optimizer)
             _ = self.loss_function
+        if self.cache_tokens is not None:
+            self._check_cache_tokens(self.cache_tokens)
+
+    def _check_cache_tokens(self, tokens: int) -> None:
+        if tokens < 2:
+            raise SpecError(
+                f"cache_tokens={tokens}: a cache holds a prompt and an answer, 2 or more"
+            )
+        if self.training or self.is_pipeline:
+            wrong = "mode='train'" if self.training else f"micro_batches={self.micro_batches}"
+            raise SpecError(
+                f"cache_tokens={tokens} is for `generate`, which {wrong} has not; plan with "
+                "mode='inference' and one micro-batch"
+            )
 
     @property
     def is_pipeline(self) -> bool:
@@ -107,6 +124,14 @@ class Options:
         if isinstance(loss, str) and ":" in loss:
             return replace(loss_of(load_object(loss), self.targets), name=loss)
         return loss_of(loss, self.targets)
+
+    def with_targets(self, changed: Callable[[Any], Any]) -> Options:
+        """The same with the loss's targets, given as arguments of a call, changed as a call is."""
+        loss = self.loss_function
+        if loss.targets is None:
+            return self
+        targets, _ = changed((loss.targets, {}))
+        return replace(self, loss=replace(loss, targets=targets), targets=None)
 
     @property
     def optimizer_name(self) -> str | None:

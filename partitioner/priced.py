@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import nn
 
 from partitioner.capture import Captured, capture
-from partitioner.dry_run import MeasuredMemory, dry_run
+from partitioner.dry_run import MeasuredMemory, dry_run, largest
+from partitioner.generation import rehearsed_generation, with_cache
 from partitioner.graph import CostGraph, annotate
 from partitioner.options import Options
 from partitioner.solve import Problem, formulate
@@ -45,15 +46,24 @@ class Priced:
 
     def rehearsed(self, placement: Mapping[str, str]) -> dict[str, MeasuredMemory] | None:
         """The bytes that each device holds under `placement`; `None` where nothing can tell."""
-        return dry_run(
-            self.model,
-            self.captured,
+        model, captured, cluster = self.model, self.captured, self.cluster
+        found = dry_run(
+            model,
+            captured,
             placement,
-            self.cluster,
+            cluster,
             make_optimizer=self.options.make_optimizer,
             loss=self.options.loss_function,
             call=self.call,
         )
+        tokens = self.options.cache_tokens
+        if found is None or tokens is None:
+            return found
+        generating = rehearsed_generation(model, captured, placement, cluster, tokens)
+        return {
+            name: replace(largest([use, generating[name]]), rehearsal=use.rehearsal)
+            for name, use in found.items()
+        }
 
     def priced_anew(
         self, *, cluster: Cluster | None = None, options: Options | None = None
@@ -84,4 +94,6 @@ def _priced(
         optimizer=options.make_optimizer,
         loss=options.loss_function,
     )
+    if options.cache_tokens is not None:
+        graph = with_cache(graph, captured, options.cache_tokens)
     return Priced(model, call, captured, cluster, options, graph)

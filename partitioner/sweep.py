@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from torch import nn
@@ -14,12 +15,13 @@ from partitioner.capture import example_call
 from partitioner.distributed import first_micro_batch
 from partitioner.errors import InfeasibleError, SpecError, TimeLimitError
 from partitioner.lean import batch_of, with_batch
-from partitioner.options import Optimizer, Options, Progress, mode_of
+from partitioner.options import LossFunction, Optimizer, Options, Progress, Targets, mode_of
 from partitioner.pipelined import pipeline_plan
 from partitioner.placement import bottleneck_seconds, peak_nbytes, step_seconds
-from partitioner.priced import Priced, priced
+from partitioner.priced import Call, Priced, priced
 from partitioner.rehearsed import solve_and_rehearse
 from partitioner.report import Cell, Sweep
+from partitioner.solve import Solution
 from partitioner.spec import Cluster, Constraint, counted
 from partitioner.virtual import suspended
 
@@ -42,6 +44,8 @@ def sweep(
     time_limit: float | None = None,
     seed: int = 0,
     progress: Progress | None = None,
+    loss: LossFunction = None,
+    targets: Targets = None,
 ) -> Sweep:
     """Plan `model` for every batch on every cluster, and tell what each takes.
 
@@ -59,10 +63,15 @@ def sweep(
         micro_batches: more than 1 plans pipelines.
         schedule: of the pipeline.
         stages_per_rank: of the pipeline.
-        time_limit: seconds for all solving together, shared out evenly among the cells; cells for
-            which nothing is left are not tried.
+        time_limit: seconds for the whole sweep: the solver has an even share of what is left for
+            each cell, and cells for which nothing is left are not tried.
         seed: of the solver's randomised parts.
         progress: called with a line of text at each step.
+        loss: that is trained with.
+        targets: an example of what the loss compares with; with another batch, of that size.
+
+    The search for a cluster begins at the plan of the one before as well, where its devices are
+    there.
 
     An interruption (`KeyboardInterrupt`) ends the sweep with what it has.
 
@@ -85,6 +94,8 @@ def sweep(
         stages_per_rank=stages_per_rank,
         seed=seed,
         progress=progress,
+        loss=loss,
+        targets=targets,
     )
     if any(batch < 1 for batch in batches):
         raise SpecError(f"a batch must be at least 1, not {min(batches)}")
@@ -103,7 +114,7 @@ class _Run:
     """A sweep under way."""
 
     model: nn.Module
-    call: tuple[tuple[Any, ...], dict[str, Any]]
+    call: Call
     own: int | None
     clusters: Sequence[tuple[str, Cluster]]
     options: Options
@@ -117,6 +128,7 @@ class _Run:
         done = 0
         for batch in batches:
             recording: Priced | None = None
+            start: Mapping[str, str] | None = None
             for name, cluster in self.clusters:
                 where = f"{name}, batch {batch} ({done + 1} of {total})"
                 empty = Cell(name, len(cluster.devices), batch, "not tried")
@@ -126,25 +138,28 @@ class _Run:
                     yield empty
                     continue
                 options = replace(
-                    self.options,
+                    self.options.with_targets(partial(self._changed, batch)),
                     progress=self._saying(where),
+                    start=start,
                     time_limit=None if left is None else left / (total - done + 1),
                 )
                 try:
                     if recording is None:
-                        subject = priced(self.model, cluster, self._call(batch), options)
+                        call = self._changed(batch, self.call)
+                        recording = priced(self.model, cluster, call, options)
                     else:
-                        subject = recording.priced_anew(cluster=cluster, options=options)
-                    recording = subject
-                    cell, self.interrupted = _planned(subject, empty)
+                        recording = recording.priced_anew(cluster=cluster, options=options)
+                    cell, solution = _planned(recording, empty)
+                    if solution is not None:
+                        start, self.interrupted = solution.assignment, solution.interrupted
                     yield cell
                 except KeyboardInterrupt:
                     self.interrupted = True
                     self.options.say("interrupted: what is left of the sweep is not tried")
                     yield empty
 
-    def _call(self, batch: int | None) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        call = self.call
+    def _changed(self, batch: int | None, call: Call) -> Call:
+        """The call on a micro-batch of another batch."""
         if batch is not None and batch != self.own:
             call = with_batch(call, batch)
         return first_micro_batch(*call, self.options.micro_batches)
@@ -156,8 +171,8 @@ class _Run:
         return say
 
 
-def _planned(subject: Priced, empty: Cell) -> tuple[Cell, bool]:
-    """The cell of a model that was priced for it, and whether its search was interrupted."""
+def _planned(subject: Priced, empty: Cell) -> tuple[Cell, Solution | None]:
+    """The cell of a model that was priced for it, and what the solver found for it."""
     cluster, graph = subject.cluster, subject.graph
     try:
         if subject.options.is_pipeline:
@@ -171,13 +186,13 @@ def _planned(subject: Priced, empty: Cell) -> tuple[Cell, bool]:
                 used=len(set(plan.placement.values())),
                 gap=plan.certificate.gap,
             )
-            return cell, False
+            return cell, None
         found = solve_and_rehearse(subject)
     except InfeasibleError as error:
         lacks = error.shortfall.get("total") if error.shortfall else None
-        return replace(empty, outcome="does not fit", lacks_nbytes=lacks), False
+        return replace(empty, outcome="does not fit", lacks_nbytes=lacks), None
     except TimeLimitError:
-        return replace(empty, outcome="no plan in time"), False
+        return replace(empty, outcome="no plan in time"), None
     placement = found.solution.assignment
     peaks = peak_nbytes(graph, placement)
     if found.measured is not None:
@@ -191,7 +206,7 @@ def _planned(subject: Priced, empty: Cell) -> tuple[Cell, bool]:
         used=len(set(placement.values())),
         gap=found.solution.gap,
     )
-    return cell, found.solution.interrupted
+    return cell, found.solution
 
 
 def _text(given: object) -> str:

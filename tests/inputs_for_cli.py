@@ -24,3 +24,7 @@ def call() -> dict[str, Tensor]:
 def wider() -> SeqNet:
     """SeqNet with more between its layers: another model under the same name."""
     return SeqNet(hidden_size=300)
+
+
+one_device = {"": "cuda:0"}
+"""A device map that puts the whole model on one GPU."""

@@ -78,6 +78,9 @@ class Ask:
 
     def following(self, suggestion: str) -> Ask:
         """What the suggestion tells to ask for instead."""
+        if ", and " in suggestion:
+            first, second = suggestion.split(", and ")
+            return self.following(first).following(second)
         if found := re.fullmatch(r"give every device (\w+) instead of \w+", suggestion):
             return self.with_memory(found[1], self.cluster.names)
         if found := re.fullmatch(r"give '(.+)' (\w+) instead of \w+ \(.* more\)", suggestion):
@@ -143,6 +146,22 @@ def test_each_suggestion_plans_when_it_is_followed(ask: Ask, kinds: tuple[str, .
         assert suggestion in str(error)
         found = ask.following(suggestion).plan()
         assert all(use.limit is None or use.peak <= use.limit for use in found.memory.values())
+
+
+def test_two_changes_are_told_where_neither_is_enough() -> None:
+    ask = Ask(
+        nn.Sequential(nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, 64)),
+        Cluster.of("cuda:0", "100KiB"),
+        torch.empty(64, 64, device="meta"),
+        optimizer="adam",
+    )
+    pairs = [line for line in ask.refused().suggestions if ", and " in line]
+    assert pairs
+    for pair in pairs:
+        found = ask.following(pair).plan()
+        assert found.memory["cuda:0"].peak <= 100 * 1024
+        for part in pair.split(", and "):
+            ask.following(part).refused()
 
 
 def test_the_size_that_is_told_is_the_least_round_one() -> None:

@@ -44,10 +44,11 @@ def subprocess_run(*arguments: str, **options: object) -> subprocess.CompletedPr
 def seqnet_plan(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A plan of SeqNet for two GPUs, of which one cannot hold it."""
     path = tmp_path_factory.mktemp("plans") / "plan.json"
-    alone = run("plan", SEQNET, "--devices", "2x16GiB", "--optimizer", "adam", "--json")
+    training = ("--optimizer", "adam", "--loss", "cross_entropy")
+    alone = run("plan", SEQNET, "--devices", "2x16GiB", *training, "--json")
     needs = max(use["peak"] for use in json.loads(alone.stdout)["memory"].values())
     limit = f"cuda:0={needs - 512}B,cuda:1={needs - 512}B"
-    result = run("plan", SEQNET, "--devices", limit, "--optimizer", "adam", "-o", path)
+    result = run("plan", SEQNET, "--devices", limit, *training, "-o", path)
     assert result.exit_code == 0, result.stderr
     return path
 
@@ -75,6 +76,8 @@ def test_plan_splits_where_memory_demands_it(seqnet_plan: Path) -> None:
     plan = Plan.load(seqnet_plan)
     assert plan.parameters["lin1.weight"] != plan.parameters["lin2.weight"]
     assert plan.optimizer == "adam"
+    assert plan.loss is not None
+    assert plan.loss.name == "cross_entropy"
 
 
 def test_json_is_all_that_is_on_stdout() -> None:
@@ -332,6 +335,8 @@ MALFORMED: dict[str, tuple[tuple[str, ...], str]] = {
     "no option like it": ((*PLAN, "--objectve", "latency"), "--objective"),
     "no devices": (("plan", SEQNET), "--devices"),
     "no model": (("plan",), "MODEL"),
+    "unknown loss": ((*PLAN, "--loss", "cross_entropi"), "did you mean 'cross_entropy'"),
+    "named target": ((*PLAN, "--loss", "mse_loss", "--target", "y=f32[8,10]"), "not a name ('y')"),
     "model without colon": (("plan", "examples.seqnet", *ONE), "package.module:name"),
     "no such module": (("plan", "exmples.seqnet:model", *ONE), "exmples"),
     "no such name": (("plan", "examples.seqnet:modle", *ONE), "did you mean 'model'"),

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -40,6 +43,34 @@ def test_the_gpt2_example(
     monkeypatch.setattr(example, "STEPS", 2)
     example.main()
     assert "step  1: loss" in capsys.readouterr().out
+
+
+def test_the_unet_example(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from examples.unet import __main__ as example
+
+    monkeypatch.setattr(example, "PICTURES", tmp_path)
+    monkeypatch.setattr(example, "STEPS", 2)
+    example.main()
+    assert "step  1: loss" in capsys.readouterr().out
+    assert (tmp_path / "unet.svg").exists()
+
+
+def test_the_pipeline_example(tmp_path: Path) -> None:
+    """In a process of its own, which starts two more."""
+    done = subprocess.run(
+        [sys.executable, "-m", "examples.pipeline"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "in 2 processes" in done.stdout
+    assert (tmp_path / "out" / "pipeline.svg").exists()
 
 
 def test_digits_are_images_of_28_by_28() -> None:

@@ -34,19 +34,17 @@ def swept() -> Sweep:
 
 def test_every_cell_is_what_its_own_plan_says(swept: Sweep) -> None:
     assert {cell.fits for cell in swept.cells} == {True, False}
-    for cell in swept.cells[:2]:
-        if not cell.fits:
-            with pytest.raises(InfeasibleError) as caught:
-                partitioner.plan(layers(), cell.devices, INPUT, optimizer="adam")
-            assert cell.outcome == "does not fit"
-            assert cell.lacks_nbytes == caught.value.shortfall["total"]
-            continue
-        plan = partitioner.plan(layers(), cell.devices, INPUT, optimizer="adam")
-        assert cell.outcome == plan.certificate.status
-        assert cell.step_seconds == plan.step_seconds
-        assert cell.bottleneck_seconds == plan.bottleneck_seconds
-        assert cell.peak_nbytes == max(use.peak for use in plan.memory.values())
-        assert cell.used == len(set(plan.placement.values()))
+    unfit, fit = swept.cells[:2]
+    with pytest.raises(InfeasibleError) as caught:
+        partitioner.plan(layers(), unfit.devices, INPUT, optimizer="adam")
+    assert unfit.outcome == "does not fit"
+    assert unfit.lacks_nbytes == caught.value.shortfall["total"]
+    plan = partitioner.plan(layers(), fit.devices, INPUT, optimizer="adam")
+    assert fit.outcome == plan.certificate.status
+    assert fit.step_seconds == plan.step_seconds
+    assert fit.bottleneck_seconds == plan.bottleneck_seconds
+    assert fit.peak_nbytes == max(use.peak for use in plan.memory.values())
+    assert fit.used == len(set(plan.placement.values()))
 
 
 def test_the_smallest_cluster_of_each_batch_is_told(swept: Sweep) -> None:

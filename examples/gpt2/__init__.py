@@ -1,7 +1,7 @@
 """A small GPT-2 of Hugging Face with random weights, which reads bytes.
 
 `partitioner plan examples.gpt2:model --inputs examples.gpt2:inputs --devices 2x40MiB`; and
-`python -m examples.gpt2` trains it on two virtual GPUs.
+`python -m examples.gpt2` fine-tunes it on two unequal virtual GPUs.
 """
 
 import torch

@@ -20,7 +20,7 @@ from partitioner.capture.clone import (
 )
 from partitioner.capture.conditions import Condition, Dimension
 from partitioner.capture.example import example_call
-from partitioner.capture.inputs import InputSpec
+from partitioner.capture.inputs import InputSpec, by_keyword
 from partitioner.capture.program import (
     captured_of,
     example_of,
@@ -51,6 +51,7 @@ __all__ = [
     "StateSpec",
     "Structure",
     "TensorSpec",
+    "by_keyword",
     "capture",
     "captured_of",
     "clone",

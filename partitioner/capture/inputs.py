@@ -56,6 +56,18 @@ def bind(
         raise CaptureError(f"the inputs do not fit forward{signature}: {error}") from None
 
 
+def by_keyword(signature: inspect.Signature, name: str) -> bool:
+    """Whether an argument is handed on by its name: what has a default, as callers do.
+
+    Decorators of `forward` may count on it.
+    """
+    parameter = signature.parameters[name]
+    if parameter.kind is not parameter.POSITIONAL_OR_KEYWORD:
+        return parameter.kind is parameter.KEYWORD_ONLY
+    kinds = {each.kind for each in signature.parameters.values()}
+    return parameter.default is not parameter.empty and parameter.VAR_POSITIONAL not in kinds
+
+
 def prepared(
     signature: inspect.Signature,
     args: tuple[Any, ...],

@@ -12,13 +12,18 @@ from rich.console import RenderableType
 
 from partitioner.capture import example_call, example_of
 from partitioner.cli.console import steps
+from partitioner.cli.group import Talking
 from partitioner.cli.options import (
     adapted,
     call_options,
     cost_model_option,
+    devices_option,
     given_call,
     loss_options,
+    mode_option,
     model_options,
+    objective_option,
+    optimizer_option,
     read_cost_model,
     read_memory,
     read_targets,
@@ -31,19 +36,19 @@ from partitioner.loading import load_model, load_object
 from partitioner.options import Options, loss_of_plan, mode_of
 from partitioner.plan import Plan
 from partitioner.report import comparison_renderable, difference_renderable
-from partitioner.spec import MODES, OBJECTIVES, Cluster, parse_nbytes
+from partitioner.spec import Cluster, parse_nbytes
 
 
-@click.command()
+@click.command(cls=Talking)
 @click.argument("model")
 @click.argument("candidates", nargs=-1, metavar="PLAN_OR_HANDSPLIT...")
 @model_options
 @call_options
-@click.option("--devices", metavar="DEVICES", help="Default: those of the first plan.")
-@click.option("--mode", type=click.Choice(MODES), help="Default: that of the first plan.")
-@click.option("--optimizer", metavar="NAME", help="Default: that of the first plan.")
+@devices_option(help="Default: those of the first plan.")
+@mode_option("that of the first plan")
+@optimizer_option("that of the first plan")
 @loss_options
-@click.option("--objective", type=click.Choice(OBJECTIVES), help="Default: that of the first plan.")
+@objective_option("that of the first plan")
 @click.option(
     "--max-memory",
     metavar="SIZES",
@@ -73,6 +78,11 @@ def compare(
     hand, whose placement is read off its parameters.
 
     With two plans and no MODEL: what moved from the first to the second, and what that cost.
+
+    \b
+    partitioner compare examples.seqnet:model plan.json examples.seqnet:HandSplitSeqNet
+    partitioner compare hf:config.json plan.json device_map.json --max-memory limits
+    partitioner compare old.json new.json
     """
     if not candidates and max_memory is None:
         raise click.UsageError("Missing argument 'PLAN_OR_HANDSPLIT...'.")

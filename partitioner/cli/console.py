@@ -5,14 +5,20 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator
 
 import click
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 PIPE_WIDTH = 110
 """Columns of a table that goes into a pipe or file."""
+TALK = "partitioner.talk"
+"""Where the context holds how much is told."""
+INTERRUPTION = "interrupted: "
+"""What steps have in them that tell of an interruption."""
 
 
 @contextlib.contextmanager
@@ -41,15 +47,31 @@ def show(result: object) -> None:
     console.print(result)
 
 
+def talk(ctx: click.Context) -> str:
+    """How much is told on standard error: `"quiet"`, `"normal"` or `"verbose"`."""
+    return str(ctx.meta.get(TALK, "normal"))
+
+
 @contextlib.contextmanager
 def steps() -> Iterator[Callable[[str], None]]:
-    """Show the current step on a terminal; say nothing into a pipe."""
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield lambda line: None
-        return
-    with console.status("") as status:
-        yield lambda line: status.update(line)
+    """Show the current step on a terminal, and every step where that is wanted.
+
+    Interruptions are told anywhere.
+    """
+    how, console = talk(click.get_current_context()), Console(stderr=True)
+    started = time.monotonic()
+
+    def tell(line: str) -> None:
+        if INTERRUPTION in line:
+            warn(line)
+        elif how == "verbose":
+            note(f"{time.monotonic() - started:7.1f} s  {line}")
+        elif status is not None:
+            status.update(escape(line))
+
+    status = console.status("") if console.is_terminal and how == "normal" else None
+    with status or contextlib.nullcontext():
+        yield tell
 
 
 @contextlib.contextmanager
@@ -59,7 +81,8 @@ def counted() -> Iterator[Callable[[int, int, str], None]]:
     columns = (
         BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}")
     )  # fmt: skip
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+    hidden = not console.is_terminal or talk(click.get_current_context()) == "quiet"
+    with Progress(*columns, console=console, disable=hidden) as bar:
         task = bar.add_task("", total=None)
         yield lambda done, total, what: bar.update(
             task, completed=done, total=total, description=what
@@ -67,8 +90,9 @@ def counted() -> Iterator[Callable[[int, int, str], None]]:
 
 
 def warn(text: str) -> None:
-    """A warning on standard error."""
-    click.echo(f"{click.style('warning:', fg='yellow', bold=True)} {text}", err=True)
+    """A warning on standard error, unless it is to be quiet."""
+    if talk(click.get_current_context()) != "quiet":
+        click.echo(f"{click.style('warning:', fg='yellow', bold=True)} {text}", err=True)
 
 
 def note(text: str) -> None:

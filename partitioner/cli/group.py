@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import traceback
 import warnings
+from typing import Any
 
 import click
 
 from cost_models import CostModelError
-from partitioner.cli.console import quiet_stdout, show
+from partitioner.cli.console import TALK, quiet_stdout, show
 from partitioner.errors import InfeasibleError, PartitionerError, SolverError, TimeLimitError
 from partitioner.spec import nearest
 
@@ -19,14 +21,46 @@ OUR_FAULT = 1
 INTERRUPTED = 130
 
 
+class Talking(click.Command):
+    """A command that can be told to say less or more; its standard output is its result alone."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        for name, short, what in (
+            ("quiet", "-q", "Say nothing but the result and errors."),
+            ("verbose", "-v", "Tell every step, with the seconds passed."),
+        ):
+            self.params.append(
+                click.Option(
+                    [short, f"--{name}"],
+                    is_flag=True,
+                    expose_value=False,
+                    callback=_talk,
+                    help=what,
+                )
+            )
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command."""
+        with quiet_stdout():
+            return super().invoke(ctx)
+
+
+def _talk(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+    if value:
+        ctx.meta[TALK] = param.name
+
+
 class Commands(click.Group):
     """Commands whose errors become a line on standard error and an exit code."""
 
     def invoke(self, ctx: click.Context) -> None:
         """Run the command and show what it returns."""
         debug = ctx.params["debug"]
+        if os.environ.get("NO_COLOR"):
+            ctx.color = False
         try:
-            with quiet_stdout(), warnings.catch_warnings():
+            with warnings.catch_warnings():
                 if not debug:
                     warnings.simplefilter("ignore")
                 result = super().invoke(ctx)
@@ -87,4 +121,8 @@ def cli(debug: bool) -> None:
     partitioner plan examples.seqnet:model --devices 2x16GiB
     partitioner plan hf:config.json --devices 2x24GiB --optimizer adamw -o plan.json
     partitioner draw plan.json -o plan.svg
+
+    \b
+    Completion of commands, options, kinds of devices and files in bash (or zsh, fish):
+    eval "$(_PARTITIONER_COMPLETE=bash_source partitioner)"
     """

@@ -7,10 +7,12 @@ import click
 from cost_models import MeasuredCostModel, local_device
 from partitioner.capture import example_call
 from partitioner.cli.console import counted, steps, warn
+from partitioner.cli.group import Talking
 from partitioner.cli.options import (
     adapted,
     call_options,
     given_call,
+    mode_option,
     model_options,
     output_option,
 )
@@ -19,17 +21,17 @@ from partitioner.loading import load_model
 from partitioner.machine import inventory, measure_links, surveyed
 from partitioner.options import mode_of
 from partitioner.report import write_whole
-from partitioner.spec import MODES, is_host
+from partitioner.spec import is_host
 
 
-@click.command()
+@click.command(cls=Talking)
 @click.argument("model")
 @click.option(
     "--device", default="cpu", show_default=True, help="Of this machine: 'cpu', 'cuda:0', ..."
 )
 @model_options
 @call_options
-@click.option("--mode", type=click.Choice(MODES), help="Default: as the model is.")
+@mode_option("as the model is")
 @click.option("--add-to", metavar="TIMES", help="Measure only what is not in there; write both.")
 @output_option()
 def measure(
@@ -46,6 +48,11 @@ def measure(
     """Time the operators of MODEL on a device of this machine, each distinct one once.
 
     The times serve any model with equal operators: partitioner plan ... --cost-model TIMES.
+    Ctrl-C ends it with the times so far.
+
+    \b
+    partitioner measure examples.seqnet:model --device cuda:0 -o times.json
+    partitioner plan examples.seqnet:model --devices 2xa100-40gb --cost-model times.json
     """
     if local_device(device) is None:
         raise SpecError(f"there is no device '{device}' in this machine to measure on")
@@ -55,7 +62,12 @@ def measure(
     original.train(mode_of(original, mode) == "train")
     args, kwargs = example_call(original, args, kwargs)
     with counted() as progress:
-        cost_model.measure(original, device, args, example_kwargs=kwargs, progress=progress)
+        try:
+            cost_model.measure(original, device, args, example_kwargs=kwargs, progress=progress)
+        except KeyboardInterrupt:
+            if not any(cost_model.measurements.values()):
+                raise
+            warn("interrupted: these are the times so far; --add-to measures what is missing")
     for signature, why in cost_model.skipped.items():
         warn(f"'{signature.partition('(')[0]}' was not measured: {why}")
     text = cost_model.to_json()
@@ -65,7 +77,7 @@ def measure(
     return None
 
 
-@click.command()
+@click.command(cls=Talking)
 @click.option("--measure", is_flag=True, help="Measure every link and check what arrives.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the bytes that are sent.")
 @output_option()
@@ -74,6 +86,10 @@ def devices(measure: bool, seed: int, output: str | None) -> str | None:
 
     GPUs with their kinds and memory, and the links between them as CUDA and nvidia-smi tell of
     them, or as they are measured. Links over which copies arrive changed are marked as broken.
+
+    \b
+    partitioner devices --measure -o cluster.toml
+    partitioner plan examples.seqnet:model --devices cluster.toml
     """
     found = inventory()
     if measure:

@@ -2,23 +2,91 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import click
 import torch
+from click.shell_completion import CompletionItem
 from torch import nn
 
-from cost_models import CostModel, MeasuredCostModel, RooflineCostModel
+from cost_models import DEVICE_KINDS, CostModel, MeasuredCostModel, RooflineCostModel
 from partitioner.cli.console import warn
 from partitioner.errors import SpecError
 from partitioner.lean import checkpointed
 from partitioner.loading import Call, load_inputs, parse_dtype, parse_inputs
 from partitioner.schedule import SCHEDULES
-from partitioner.spec import Cluster
+from partitioner.spec import MODES, OBJECTIVES, Cluster, nearest
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+OPTIMIZERS = ("adadelta", "adafactor", "adagrad", "adam", "adamax", "adamw", "rmsprop", "sgd")
+"""Names to complete; others of `torch.optim` are taken as well."""
+
+
+class OneOf(click.Choice[str]):
+    """A choice that answers a misspelling with the nearest spelling."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The choice that was meant."""
+        try:
+            return super().convert(value, param, ctx)
+        except click.BadParameter as error:
+            close = nearest(str(value), list(self.choices), count=1)
+            more = f" Did you mean '{close[0]}'?" if close else ""
+            self.fail(f"{error.message}{more}", param, ctx)
+
+
+def _kinds(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Kinds of devices after a count such as `2x`, and cluster files."""
+    begun = re.fullmatch(r"([\d.]+x)(.*)", incomplete or "1x")
+    if begun is None:
+        return complete_files(ctx, param, incomplete)
+    count, kind = begun.groups()
+    return [CompletionItem(f"{count}{name}") for name in DEVICE_KINDS if name.startswith(kind)]
+
+
+def complete_files(
+    ctx: click.Context, param: click.Parameter, incomplete: str
+) -> list[CompletionItem]:
+    """Files, as the shell finds them."""
+    return [CompletionItem(incomplete, type="file")]
+
+
+def _optimizers(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    return [name for name in OPTIMIZERS if name.startswith(incomplete)]
+
+
+plan_argument = click.argument("plan_file", metavar="PLAN", shell_complete=complete_files)
+"""A saved plan."""
+
+
+def devices_option(*names: str, **options: Any) -> Callable[[Command], Command]:
+    """The option `--devices`, with completion of kinds."""
+    return click.option("--devices", *names, metavar="DEVICES", shell_complete=_kinds, **options)
+
+
+def mode_option(default: str) -> Callable[[Command], Command]:
+    """The option `--mode`."""
+    return click.option("--mode", type=OneOf(MODES), help=f"Default: {default}.")
+
+
+def objective_option(default: str) -> Callable[[Command], Command]:
+    """The option `--objective`; `None` where it is not given."""
+    return click.option("--objective", type=OneOf(OBJECTIVES), help=f"Default: {default}.")
+
+
+def optimizer_option(default: str) -> Callable[[Command], Command]:
+    """The option `--optimizer`."""
+    return click.option(
+        "--optimizer",
+        metavar="NAME",
+        shell_complete=_optimizers,
+        help=f"Its state takes memory: adam, adamw, sgd, ... Default: {default}.",
+    )
 
 
 def output_option(
@@ -46,6 +114,7 @@ def output_option(
         required=required,
         callback=checked,
         metavar="FILE",
+        shell_complete=complete_files,
         help="Write there, whole or not at all.",
     )
 
@@ -147,6 +216,7 @@ def cost_model_option(command: Command) -> Command:
         "--cost-model",
         "times",
         metavar="TIMES",
+        shell_complete=complete_files,
         help="Times that 'partitioner measure' wrote. Default: reckoned from datasheets.",
     )(command)
 
@@ -195,7 +265,7 @@ def pipeline_options(command: Command) -> Command:
         "--stages-per-rank", type=at_least_one, help="Of the pipeline. Default: 1."
     )(command)
     command = click.option(
-        "--schedule", type=click.Choice(SCHEDULES), help=f"Of it. Default: {SCHEDULES[0]}."
+        "--schedule", type=OneOf(SCHEDULES), help=f"Of it. Default: {SCHEDULES[0]}."
     )(command)
     return click.option(
         "--micro-batches",

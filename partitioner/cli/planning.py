@@ -12,13 +12,19 @@ from rich.text import Text
 
 from partitioner.capture import example_of
 from partitioner.cli.console import note, steps
+from partitioner.cli.group import Talking
 from partitioner.cli.options import (
     adapted,
     call_options,
+    complete_files,
     cost_model_option,
+    devices_option,
     given_call,
     loss_options,
+    mode_option,
     model_options,
+    objective_option,
+    optimizer_option,
     output_option,
     pipeline_options,
     positive,
@@ -33,20 +39,19 @@ from partitioner.loading import Call, load_model
 from partitioner.options import loss_of_plan
 from partitioner.plan import Plan
 from partitioner.report import as_text, difference_renderable, plan_renderable
-from partitioner.spec import MODES, OBJECTIVES, Cluster, Constraint, Pin, parse_constraint
+from partitioner.spec import Cluster, Constraint, Pin, parse_constraint
 
 
-@click.command()
+@click.command(cls=Talking)
 @click.argument("model")
-@click.option(
-    "--devices",
-    metavar="DEVICES",
+@devices_option(
     help="'2x16GiB', '2xa100-40gb', 'cuda:0=24GiB,cuda:1=16GiB' or a cluster file.",
 )
 @click.option(
     "--from",
     "old_file",
     metavar="PLAN",
+    shell_complete=complete_files,
     help="Begin at this plan of MODEL: what is not said here is as it was there.",
 )
 @click.option(
@@ -65,12 +70,18 @@ from partitioner.spec import MODES, OBJECTIVES, Cluster, Constraint, Pin, parse_
 )
 @model_options
 @call_options
-@click.option("--mode", type=click.Choice(MODES), help="Default: as the model is.")
-@click.option("--optimizer", metavar="NAME", help="Its state takes memory: adam, adamw, sgd, ...")
+@mode_option("as the model is")
+@optimizer_option("none")
 @loss_options
-@click.option("--objective", type=click.Choice(OBJECTIVES), help="Default: latency.")
+@objective_option("latency")
 @click.option("--memory", metavar="SIZE", help="Limit: '16GiB' or 'cuda:0=24GiB,cuda:1=16GiB'.")
 @pipeline_options
+@click.option(
+    "--cache-tokens",
+    type=click.IntRange(min=2),
+    metavar="N",
+    help="For generate, in inference: memory for a key-value cache of N tokens.",
+)
 @replicas_option
 @cost_model_option
 @click.option("--time-limit", type=float, callback=positive, metavar="SECONDS")
@@ -96,6 +107,7 @@ def plan(
     micro_batches: int | None,
     schedule: str | None,
     stages_per_rank: int | None,
+    cache_tokens: int | None,
     replicas: int | Literal["auto"] | None,
     times: str | None,
     time_limit: float | None,
@@ -106,6 +118,12 @@ def plan(
     """Find the best placement of MODEL.
 
     MODEL is package.module:name (a module, a class or a function), or hf:FOLDER_OR_CONFIG.JSON.
+    Ctrl-C ends the search with the best plan so far, where there is one.
+
+    \b
+    partitioner plan examples.seqnet:model --devices 2x16GiB --optimizer adam -o plan.json
+    partitioner plan hf:config.json --devices 2xa100-40gb --input 'input_ids=i64[2,128]'
+    partitioner plan examples.seqnet:model --from plan.json --pin lin2=cuda:1
     """
     old = None if old_file is None else Plan.load(old_file)
     demands = [parse_constraint(text) for text in (*(f"pin {pin}" for pin in pins), *constraints)]
@@ -133,6 +151,7 @@ def plan(
             micro_batches=micro_batches or (pipeline.micro_batches if pipeline else 1),
             schedule=schedule or (pipeline.schedule if pipeline else "1f1b"),
             stages_per_rank=stages_per_rank or (pipeline.stages_per_rank if pipeline else 1),
+            cache_tokens=cache_tokens or (old.cache_tokens if old else None),
             time_limit=time_limit,
             seed=seed,
             progress=progress,

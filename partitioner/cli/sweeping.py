@@ -6,46 +6,52 @@ import click
 from rich.console import RenderableType
 
 from partitioner.cli.console import steps
+from partitioner.cli.group import Talking
 from partitioner.cli.options import (
     adapted,
     call_options,
     cost_model_option,
+    devices_option,
     given_call,
+    loss_options,
+    mode_option,
     model_options,
+    objective_option,
+    optimizer_option,
     output_option,
     pipeline_options,
     positive,
     read_cost_model,
+    read_targets,
 )
 from partitioner.loading import load_model
 from partitioner.report import check_sweep_suffix, sweep_renderable
-from partitioner.spec import MODES, OBJECTIVES, Cluster, counted, parse_constraint
+from partitioner.spec import Cluster, counted, parse_constraint
 from partitioner.sweep import sweep as make_sweep
 
 
-@click.command()
+@click.command(cls=Talking)
 @click.argument("model")
-@click.option(
-    "--devices",
+@devices_option(
     "ranges",
     required=True,
     multiple=True,
-    metavar="DEVICES",
     help="A range such as '1..8x24GiB', or what 'plan' takes; repeatable.",
 )
 @click.option("--batch", "batches", metavar="SIZES", help="Such as '1,2,4,8'. Default: as given.")
 @model_options
 @call_options
-@click.option("--mode", type=click.Choice(MODES), help="Default: as the model is.")
-@click.option("--optimizer", metavar="NAME", help="Its state takes memory: adam, adamw, sgd, ...")
-@click.option("--objective", type=click.Choice(OBJECTIVES), default="latency", show_default=True)
+@mode_option("as the model is")
+@optimizer_option("none")
+@loss_options
+@objective_option("latency")
 @click.option(
     "--constraint", "constraints", multiple=True, metavar="TEXT", help="As of 'plan'; repeatable."
 )
 @pipeline_options
 @cost_model_option
 @click.option(
-    "--time-limit", type=float, callback=positive, metavar="SECONDS", help="For all solving."
+    "--time-limit", type=float, callback=positive, metavar="SECONDS", help="For the whole sweep."
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the solver.")
 @output_option(check_sweep_suffix)
@@ -59,7 +65,9 @@ def sweep(
     checkpoints: tuple[str, ...],
     mode: str | None,
     optimizer: str | None,
-    objective: str,
+    loss: str | None,
+    target_texts: tuple[str, ...],
+    objective: str | None,
     constraints: tuple[str, ...],
     micro_batches: int | None,
     schedule: str | None,
@@ -73,6 +81,10 @@ def sweep(
 
     The table goes to standard output; -o writes it as .csv or .json, or draws it as .svg, .png or
     .pdf.
+
+    \b
+    partitioner sweep examples.seqnet:model --devices 1..4x4MiB --batch 64,256,1024
+    partitioner sweep hf:config.json --devices 1..8x24GiB --batch 1,2,4,8 -o sweep.svg
     """
     demands = [parse_constraint(text) for text in constraints]
     clusters = [cluster for each in ranges for cluster in counted(each)]
@@ -88,7 +100,7 @@ def sweep(
             example_kwargs=kwargs,
             mode=mode,
             optimizer=optimizer,
-            objective=objective,
+            objective=objective or "latency",
             constraints=demands,
             cost_model=cost_model,
             micro_batches=micro_batches or 1,
@@ -97,6 +109,8 @@ def sweep(
             time_limit=time_limit,
             seed=seed,
             progress=progress,
+            loss=loss,
+            targets=read_targets(target_texts),
         )
     if output is not None:
         found.save(output)

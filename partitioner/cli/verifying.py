@@ -5,12 +5,14 @@ from __future__ import annotations
 import click
 
 from partitioner.cli.console import steps
+from partitioner.cli.group import Talking
 from partitioner.cli.options import (
     adapted,
     call_options,
     given_call,
     loss_options,
     model_options,
+    plan_argument,
     read_targets,
 )
 from partitioner.cli.planning import planned_call
@@ -22,9 +24,9 @@ from partitioner.verify import VerifyReport
 from partitioner.verify import verify as verify_plan
 
 
-@click.command()
+@click.command(cls=Talking)
 @click.argument("model")
-@click.argument("plan_file", metavar="PLAN")
+@plan_argument
 @model_options
 @call_options
 @loss_options
@@ -44,6 +46,9 @@ def verify(
 
     On the GPUs of the plan where they are here, else on virtual ones: outputs, gradients, two
     optimizer steps, and measured against promised memory.
+
+    \b
+    partitioner verify examples.seqnet:model plan.json
     """
     found = Plan.load(plan_file)
     original = adapted(load_model(model, materialised=True, seed=seed), dtype, checkpoints)

@@ -6,7 +6,8 @@ device and runs whatever is between them where its operands happen to be.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING
 
 from torch import fx
@@ -29,7 +30,15 @@ def device_map(document: PlanDocument) -> dict[str, str]:
             it.
     """
     graph, nodes = graph_of(document.program)
-    return map_of(graph, nodes, document.placement, document.parameters)
+    used = {name for info in nodes.values() for name in info.state}
+    idle = {
+        name
+        for state in document.program.state
+        if used.isdisjoint(state.names)
+        for name in state.names
+        if name in document.parameters
+    }
+    return map_of(graph, nodes, document.placement, document.parameters, idle)
 
 
 def map_of(
@@ -37,6 +46,7 @@ def map_of(
     nodes: Mapping[str, NodeInfo],
     placement: Mapping[str, str],
     homes: Mapping[str, str],
+    idle: Collection[str] = (),
 ) -> dict[str, str]:
     """The shortest module prefixes that cover all state, with the device of each.
 
@@ -45,11 +55,13 @@ def map_of(
         nodes: what is known of its nodes.
         placement: device name by node name.
         homes: device name of every parameter and buffer, tied names included.
+        idle: parameters and buffers that no node uses.
 
     Raises:
         PlanError: a module is split inside in a way that this form cannot say.
     """
     where = _devices_of_state(graph, placement, homes)
+    where |= _beside_others(where, idle)
     found: dict[str, str] = {}
     _cover("", where, found)
     _check_between(graph, nodes, found)
@@ -75,6 +87,22 @@ def _devices_of_state(
         name: next((runs[path] for path in owners if name.startswith(f"{path}.")), home)
         for name, home in homes.items()
     }
+
+
+def _beside_others(where: Mapping[str, str], idle: Collection[str]) -> dict[str, str]:
+    """State that nothing uses goes where its module, or the next one around, has most."""
+    found = {}
+    for name in sorted(idle):
+        for path in reversed(enclosing(name.rpartition(".")[0])):
+            near = [
+                device
+                for other, device in where.items()
+                if other not in idle and (not path or other.startswith(f"{path}."))
+            ]
+            if near:
+                found[name] = Counter(near).most_common(1)[0][0]
+                break
+    return found
 
 
 def _cover(path: str, where: Mapping[str, str], found: dict[str, str]) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from partitioner.capture.captured import Captured
+from partitioner.capture.inputs import by_keyword
 from partitioner.emit.fold import fold, one_device
 from partitioner.emit.graphs import PlacedGraph, nodes_in, placed_graph, spelled_device
 from partitioner.emit.interface import Check, Interface, by_argument, condition_lines, interface
@@ -245,7 +246,7 @@ def _call_of_original(
                 parts.append(f"*{text}")
             case parameter.VAR_KEYWORD:
                 parts.append(f"**{text}")
-            case parameter.KEYWORD_ONLY:
+            case _ if by_keyword(captured.signature, name):
                 parts.append(f"{name}={text}")
             case _:
                 parts.append(text)

@@ -216,7 +216,8 @@ class _Lifetimes:
         holders: dict[tuple[Any, ...], set[int]] = defaultdict(set)
         sizes: dict[tuple[Any, ...], int] = {}
         for flow in flows:
-            if self._backward(flow.source) <= point <= self._backward(flow.destination):
+            waiting = self._backward(flow.source) <= point <= self._backward(flow.destination)
+            if waiting and flow.nbytes:
                 holders[flow.elements].add(flow.destination)
                 sizes[flow.elements] = rounded(flow.nbytes)
                 if point <= self._backward(self.first_reader[flow.destination]):

@@ -69,17 +69,9 @@ class Loss:
         """
         if self.function is None:
             return training_loss(output, begin_term)
-        given = output
-        first = _trainable(output)[0]
-        if self.torch_name is not None:
-            given = first = _single(output, self.name)
+        first = _trainable(output)[0] if self.torch_name is None else _single(output, self.name)
         begin_term(first)
-        targets = self.targets or ()
-        if self.targets is None and self.torch_name is not None:
-            targets = (_target_of(first, self.torch_name),)
-        targets = tuple(target.to(first.device) for target in targets)
-        if self._wants_classes and len(targets) == 1 and _classes_are_last(first, targets[0]):
-            given, targets = first.flatten(0, -2), (targets[0].flatten(),)
+        given, targets = self._arguments(output, first)
         function = self.function
         if isinstance(function, nn.Module):
             function = _beside(function, first)
@@ -99,9 +91,17 @@ class Loss:
             )
         return loss
 
-    @property
-    def _wants_classes(self) -> bool:
-        return self.torch_name is not None and LOSSES[self.torch_name][1] == CLASSES
+    def _arguments(self, output: object, first: Tensor) -> tuple[object, tuple[Tensor, ...]]:
+        """What the function is given: of the output, whose first tensor is `first`, and targets."""
+        targets = tuple(target.to(first.device) for target in self.targets or ())
+        if self.torch_name is None:
+            return output, targets
+        if self.targets is None:
+            targets = (_target_of(first, self.torch_name).to(first.device),)
+        wants_classes = LOSSES[self.torch_name][1] == CLASSES
+        if wants_classes and len(targets) == 1 and _classes_are_last(first, targets[0]):
+            return first.flatten(0, -2), (targets[0].flatten(),)
+        return first, targets
 
     def without_data(self) -> Loss:
         """The loss with targets of zeros, which are valid class indices, in the place of data."""

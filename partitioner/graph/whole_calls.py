@@ -19,7 +19,7 @@ from torch import fx, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils import _pytree as pytree
 
-from partitioner.capture import Captured, ModuleCall
+from partitioner.capture import Captured, ModuleCall, by_keyword
 from partitioner.graph.ledger import StorageLedger
 from partitioner.graph.run import Run
 from partitioner.graph.unknown import fake_value
@@ -142,7 +142,7 @@ class WholeCalls(Run):
                     taken.append(f"*take({name!r})")
                 case inspect.Parameter.VAR_KEYWORD:
                     taken.append(f"**take({name!r})")
-                case inspect.Parameter.KEYWORD_ONLY:
+                case _ if by_keyword(self.captured.signature, name):
                     taken.append(f"{name}=take({name!r})")
                 case _:
                     taken.append(f"take({name!r})")

@@ -1,7 +1,7 @@
 """How full each device is in the course of a step, and what fills it at its fullest.
 
 Reckoned from the lifetimes of values, as the solver's rows are. The dry run, whose peak is the
-promise, tells no such course: the two may differ by some percent.
+promise, tells no such course: the two may differ.
 """
 
 from __future__ import annotations
@@ -68,10 +68,12 @@ def pipeline_memory_curves(
     """The curve of each device under a pipeline's schedule, by name.
 
     What a stage keeps of a micro-batch is there from the begin of its forward to the end of its
-    backward; while it computes, what it needs beyond that as well.
+    backward; while it computes, what it needs beyond that as well; in the end, what the optimizer
+    needs for its step. Buffers for what stages send each other are left out.
     """
     rank_of = {name: rank for ranks in record.pipelines for rank, name in enumerate(ranks)}
     training = graph.points > len(graph.order)
+    last = (Kind.BACKWARD, Kind.BACKWARD_WEIGHT) if training else (Kind.FORWARD,)
     curves = {}
     for device in graph.devices:
         rank = rank_of.get(device)
@@ -83,18 +85,23 @@ def pipeline_memory_curves(
         static = sum((need.static for need in needs.values()), Counter[tuple[str, str]]())
         base = [sum(n for (_, name), n in static.items() if name == role) for role in ROLES]
         flying = Counter[int]()
-        at_peak = Counter[int]()
+        highest, at_peak = sum(base), Counter[int]()
         steps: list[tuple[float, Level]] = [(0.0, tuple(base))]
         for interval in found.timetable.compute[rank] if rank is not None else ():
             stage, kind = interval.action.stage, interval.action.kind
             flying[stage] += kind == Kind.FORWARD
             working = needs[stage].forward if kind == Kind.FORWARD else needs[stage].backward
-            steps.append((interval.start, _level(base, needs, flying, working)))
-            if sum(steps[-1][1]) > max(sum(level) for _, level in steps[:-1]):
-                at_peak = flying.copy()
-            ended = Kind.FORWARD if not training else (Kind.BACKWARD, Kind.BACKWARD_WEIGHT)
-            flying[stage] -= kind in ended
+            level = _level(base, needs, flying, working)
+            steps.append((interval.start, level))
+            if sum(level) > highest:
+                highest, at_peak = sum(level), flying.copy()
+            flying[stage] -= kind in last
             steps.append((interval.end, _level(base, needs, flying, 0)))
+        updating = sum((need.updating for need in needs.values()), Counter[tuple[str, str]]())
+        level = _level(base, needs, {}, updating.total())
+        steps.append((found.timetable.seconds, level))
+        if sum(level) > highest:
+            static, at_peak = static + updating, Counter()
         for stage, number in at_peak.items():
             what = f"{number} micro-batch{'es' * (number > 1)} in flight in stage {stage}"
             static[what, "activations"] += number * needs[stage].kept
@@ -103,7 +110,7 @@ def pipeline_memory_curves(
 
 
 class _Needs:
-    """What one stage needs: always, for each micro-batch in flight, and while it computes."""
+    """What one stage needs: always, for each micro-batch in flight, at work, and to update."""
 
     def __init__(self, graph: CostGraph, nodes: Sequence[str]) -> None:
         own = set(nodes)
@@ -112,9 +119,12 @@ class _Needs:
         passing = [h for h in holdings if h.role not in STATIC and h.first < 2 * turn]
         levels = [sum(level) for level in _levels(passing, graph.points)]
         self.static = Counter[tuple[str, str]]()
+        self.updating = Counter[tuple[str, str]]()
         for holding in holdings:
             if holding.role in STATIC:
                 self.static[holding.what, holding.role] += holding.nbytes
+            elif holding.first >= 2 * turn:
+                self.updating[holding.what, holding.role] += holding.nbytes
         self.kept = sum(h.nbytes for h in passing if h.first < turn <= h.last)
         self.forward = max(0, max(levels[:turn], default=0) - self.kept)
         self.backward = max(0, max(levels[turn:], default=0) - self.kept)

@@ -73,6 +73,7 @@ class PlanDocument(
         outlook: sentences on what limits the plan, and what more devices or memory would bring.
         unpriced: operators whose seconds were reckoned from the bytes that they touch alone, which
             may be too few.
+        cache_tokens: how many tokens of a key-value cache `memory` holds; `None` without one.
         memory_curves: by device name, how full it is in the course of a step; older plans have
             none.
         rehearsal: what the promised memory was measured with: `"sizes"` alone; where the model
@@ -102,6 +103,7 @@ class PlanDocument(
     pipeline: PipelineRecord | None = None
     outlook: tuple[str, ...] = ()
     unpriced: tuple[str, ...] = ()
+    cache_tokens: int | None = None
     memory_curves: Mapping[str, MemoryCurve] = {}
     rehearsal: Rehearsal = "sizes"
 
@@ -111,7 +113,7 @@ class PlanDocument(
             self, certificate=msgspec.structs.replace(self.certificate, seconds=None)
         )
         content = msgspec.to_builtins(timeless)
-        for key in ("loss", "memory_curves", "pipeline", "unpriced"):
+        for key in ("cache_tokens", "loss", "memory_curves", "pipeline", "unpriced"):
             if not content[key]:
                 del content[key]
         if self.rehearsal == "sizes":

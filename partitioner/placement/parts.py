@@ -79,7 +79,7 @@ class Held(_Part, frozen=True):
 class MemoryCurve(_Part, frozen=True, kw_only=True):
     """How full a device is in the course of a step, reckoned from the lifetimes of values.
 
-    Its top may differ by some percent from `MemoryUse.peak`, which the dry run measured.
+    Its top may differ from `MemoryUse.peak`, which the dry run measured.
 
     Attributes:
         seconds: when it changes, from the beginning of the step, ascending.

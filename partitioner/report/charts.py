@@ -9,7 +9,7 @@ from partitioner.placement import MemoryCurve, PlanDocument
 from partitioner.report.canvas import LETTER, Canvas, bytes_text, legend, ticks, time_axis
 from partitioner.report.palette import INK, palette
 from partitioner.report.step import Sending, Work, lanes, merged, step_of
-from partitioner.report.wording import title, verdict
+from partitioner.report.wording import curve_note, title, verdict
 from partitioner.spec import format_nbytes, format_seconds
 
 WIDTH = 760.0
@@ -153,8 +153,7 @@ def render_memory(document: PlanDocument, form: str) -> bytes:
     for at in ticks(seconds):
         x = left + WIDTH * at / seconds
         canvas.text(x, top - 8, format_seconds(at) if at else "0", 9, align="middle")
-    note = "dashed: the limit. Reckoned from the lifetimes of values; the peak is the dry run's"
-    canvas.text(left, top + 10, note, 9)
+    canvas.text(left, top + 10, f"Dashed: the limit. {curve_note(document)}", 9)
     return canvas.render(form, f"Memory over time. {title(document)}. {verdict(document)}")
 
 

@@ -56,6 +56,7 @@ def reasons(document: PlanDocument, outlook: Sequence[str] = ()) -> list[str]:
         _time(document, graph),
         *_replicas(document),
         *_memory(document),
+        *_cache(document),
         *document.outlook,
         *outlook,
         *(f"Note: {text}." for text in assumptions(document)),
@@ -82,6 +83,14 @@ def _why(document: PlanDocument) -> Iterator[str]:
         yield f"Demanded by you: {'; '.join(document.constraints)}."
     if document.certificate.status != "optimal":
         yield f"The search ended early: the plan is {proof}. More time may find a better one."
+
+
+def _cache(document: PlanDocument) -> Iterator[str]:
+    if document.cache_tokens is not None:
+        yield (
+            f"The memory is that of `generate` with a key-value cache of {document.cache_tokens} "
+            "tokens."
+        )
 
 
 def _whole(document: PlanDocument) -> Iterator[str]:

@@ -18,6 +18,7 @@ from partitioner.report.page_data import page_data
 from partitioner.report.text import plan_table
 from partitioner.report.wording import (
     busy_seconds,
+    curve_note,
     kind_text,
     moved,
     objective_text,
@@ -30,6 +31,20 @@ from partitioner.spec import format_bandwidth, format_nbytes, format_seconds
 
 LIBRARIES = ("dagre.min.js", "uPlot.iife.min.js")
 """What the script of the page builds on; see `assets/README.md`."""
+SCRIPTS = (
+    "texts.js",
+    "modules.js",
+    "layout.js",
+    "scene.js",
+    "view.js",
+    "colours.js",
+    "selecting.js",
+    "outline.js",
+    "details.js",
+    "search.js",
+    "step.js",
+)
+"""The parts of the page's script, which share one scope."""
 SOURCE_MAP = "//# sourceMappingURL="
 """Begins a line that would make a browser's tools look for a file."""
 ROWS = 300
@@ -45,6 +60,7 @@ def page(document: PlanDocument) -> str:
     name, told = markup.escape(title(document)), markup.escape(verdict(document))
     style = _asset("uPlot.min.css") + _asset("report.css")
     libraries = "\n".join(f"<script>{_asset(library)}</script>" for library in LIBRARIES)
+    script = '"use strict";\n(() => {\n' + "\n".join(map(_asset, SCRIPTS)) + "\n})();"
     body = _asset("report.html").format(
         title=name,
         verdict=told,
@@ -65,7 +81,7 @@ def page(document: PlanDocument) -> str:
         f'<title>{name}</title>\n<link rel="icon" href="data:,">\n<style>{style}</style>\n</head>\n'
         f"<body>\n{body}\n"
         f'<script type="application/json" id="plan">{page_data(document)}</script>\n'
-        f"{libraries}\n<script>{_asset('report.js')}</script>\n</body>\n</html>\n"
+        f"{libraries}\n<script>{script}</script>\n</body>\n</html>\n"
     )
 
 
@@ -122,10 +138,7 @@ def _memory(document: PlanDocument) -> str:
             "did not. Plan again with this version to see it; the table of devices has the "
             "peaks.</p>"
         )
-    parts = [
-        "<p>Reckoned from the lifetimes of values. The promised peak is that of the dry run, from "
-        "which the curve may differ by some percent.</p>"
-    ]
+    parts = [f"<p>{markup.escape(curve_note(document))}</p>"]
     for device, curve in document.memory_curves.items():
         rows = [(held.what, held.role, format_nbytes(held.nbytes)) for held in curve.at_peak]
         if curve.others:

@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from partitioner.graph.cost_graph import CostGraph
 from partitioner.placement import PlanDocument, cost_graph_of, targets
 from partitioner.report.charts import ROLE_COLOURS
 from partitioner.report.palette import palette
@@ -22,7 +23,7 @@ from partitioner.spec import parse_constraint, resolve
 
 def page_data(document: PlanDocument) -> str:
     """The plan for the page's script; it can stand within a `<script>` element."""
-    graph = partition_graph(document)
+    graph, costs = partition_graph(document), cost_graph_of(document)
     index = {operation.name: i for i, operation in enumerate(graph.operations)}
     step = step_of(document)
     busy = busy_seconds(document)
@@ -43,11 +44,8 @@ def page_data(document: PlanDocument) -> str:
         "roles": ROLE_COLOURS,
         "nodes": _nodes(document, graph),
         "edges": [index[name] for edge in graph.edges for name in edge],
-        "pinned": _demands(document),
-        "shared": [
-            [index[node] for node in group if node in index]
-            for group in cost_graph_of(document).colocated
-        ],
+        "pinned": _demands(document, costs),
+        "shared": [[index[node] for node in group if node in index] for group in costs.colocated],
         "work": [
             [
                 document.devices.index(item.device),
@@ -130,9 +128,8 @@ def _depths(graph: PartitionGraph) -> dict[str, int]:
     return depths
 
 
-def _demands(document: PlanDocument) -> dict[str, list[str]]:
+def _demands(document: PlanDocument, graph: CostGraph) -> dict[str, list[str]]:
     """By node, the user's constraints that speak of it."""
-    graph = cost_graph_of(document)
     found: defaultdict[str, list[str]] = defaultdict(list)
     for text in document.constraints:
         demands = resolve([parse_constraint(text)], targets(graph), document.devices, ())

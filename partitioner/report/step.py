@@ -48,8 +48,8 @@ class Sending:
         source: a device's name; of the second hop over a host, the host's.
         destination: likewise.
         what: the node whose value or gradient it is, or `"stage 0"` whose results they are.
-        phase: `"forward"` or `"backward"`.
-        nbytes: carried.
+        phase: `"forward"`, `"backward"`, or `"all-reduce"` for the sum over replicas.
+        nbytes: carried; of an all-reduce, those of the gradients.
         start_seconds: from the beginning of the step.
         end_seconds: likewise.
         made_by: index of the `Work` that it waited for; `None` of a second hop.
@@ -134,8 +134,9 @@ def step_of(document: PlanDocument) -> Step:
 
 
 def _of_pipeline(document: PlanDocument, record: PipelineRecord, graph: CostGraph) -> Step:
+    """All replicas at work side by side, and in the end the sums of their gradients."""
     found = pipelined(captured_of(document.program), graph, document.cluster.cluster(), record)
-    ranks = record.ranks
+    table = found.timetable
     work = [
         Work(
             ranks[rank],
@@ -145,42 +146,55 @@ def _of_pipeline(document: PlanDocument, record: PipelineRecord, graph: CostGrap
             interval.end,
             interval.action.micro_batch,
         )
-        for rank, intervals in enumerate(found.timetable.compute)
+        for ranks in record.pipelines
+        for rank, intervals in enumerate(table.compute)
         for interval in intervals
     ]
     work.sort(key=lambda item: (document.devices.index(item.device), item.start_seconds))
-    index = {(item.what, item.micro_batch, item.phase): i for i, item in enumerate(work)}
+    index = {
+        (item.device, item.what, item.micro_batch, item.phase): i for i, item in enumerate(work)
+    }
 
-    def sent(rank: int, interval: Interval) -> Sending:
+    def sent(ranks: Sequence[str], rank: int, interval: Interval) -> Sending:
         action = interval.action
-        forward = action.kind == Kind.FORWARD
-        part = found.parts[action.stage]
+        forward, part = action.kind == Kind.FORWARD, found.parts[action.stage]
         to = action.stage + (1 if forward else -1)
+        source, destination = ranks[rank], ranks[to % len(ranks)]
         nbytes = (
             sum(graph.tensor(node).nbytes for node in part.wires_out)
             if forward
             else sum(graph.tensor(node).gradient_nbytes for node in part.wires_in)
         )
+        key = action.micro_batch, PHASES[action.kind]
         return Sending(
-            ranks[rank],
-            ranks[to % len(ranks)],
+            source,
+            destination,
             f"stage {action.stage}",
             "forward" if forward else "backward",
             nbytes,
             interval.start,
             interval.end,
-            index[f"stage {action.stage}", action.micro_batch, PHASES[action.kind]],
-            index.get((f"stage {to}", action.micro_batch, PHASES[action.kind])),
+            index[source, f"stage {action.stage}", *key],
+            index.get((destination, f"stage {to}", *key)),
             action.micro_batch,
         )
 
     sendings = [
-        sent(rank, interval)
-        for rank, intervals in enumerate(found.timetable.transfers)
+        sent(ranks, rank, interval)
+        for ranks in record.pipelines
+        for rank, intervals in enumerate(table.transfers)
         for interval in intervals
     ]
+    for rank, total in enumerate(found.all_reduce):
+        ring = [ranks[rank] for ranks in record.pipelines]
+        start = table.ends[rank]
+        for source, destination in zip(ring, (*ring[1:], ring[0]), strict=True):
+            what = f"gradients of rank {rank}"
+            end = start + total.seconds
+            sending = Sending(source, destination, what, "all-reduce", total.nbytes, start, end)
+            sendings.append(sending)
     sendings.sort(key=lambda item: item.start_seconds)
-    return Step(document.devices, tuple(work), tuple(sendings), found.timetable.seconds)
+    return Step(document.devices, tuple(work), tuple(sendings), found.step_seconds)
 
 
 def lanes(sendings: Sequence[Sending]) -> dict[tuple[str, str, int], list[int]]:

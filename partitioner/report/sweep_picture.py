@@ -55,7 +55,7 @@ def picture(sweep: Sweep, form: str) -> bytes:
         memory.set_ylabel("fullest device, GiB")
         for axes in (time, memory):
             axes.set_xlabel("devices")
-            axes.set_ylim(bottom=0)
+            axes.set_ylim(0, 1.08 * axes.get_ylim()[1])
             axes.xaxis.get_major_locator().set_params(integer=True)
             axes.spines[["top", "right"]].set_visible(False)
             axes.grid(axis="y", color=NEUTRAL.full, alpha=0.3)

@@ -40,7 +40,8 @@ def _processes(step: Step) -> dict[str, int]:
 
 
 def _names(document: PlanDocument, step: Step) -> Iterator[dict[str, Any]]:
-    for name, process in _processes(step).items():
+    processes = _processes(step)
+    for name, process in processes.items():
         kind = kind_text(document, name)
         yield _named("process_name", process, 0, f"{name} ({kind})" if kind else name)
         yield {
@@ -53,7 +54,7 @@ def _names(document: PlanDocument, step: Step) -> Iterator[dict[str, Any]]:
             yield _named("thread_name", process, 1, "compute")
     for thread, (source, destination, track) in enumerate(lanes(step.sendings), 2):
         more = f" ({track + 1})" if track else ""
-        yield _named("thread_name", _processes(step)[source], thread, f"to {destination}{more}")
+        yield _named("thread_name", processes[source], thread, f"to {destination}{more}")
 
 
 def _named(what: str, process: int, thread: int, name: str) -> dict[str, Any]:
@@ -61,13 +62,14 @@ def _named(what: str, process: int, thread: int, name: str) -> dict[str, Any]:
 
 
 def _work(document: PlanDocument, step: Step) -> Iterator[dict[str, Any]]:
+    processes = _processes(step)
     for item in step.work:
         batch = "" if item.micro_batch is None else f", micro-batch {item.micro_batch}"
         yield {
             "ph": "X",
             "name": item.what + batch,
             "cat": item.phase,
-            "pid": _processes(step)[item.device],
+            "pid": processes[item.device],
             "tid": 1,
             "ts": item.start_seconds * MICROSECONDS,
             "dur": (item.end_seconds - item.start_seconds) * MICROSECONDS,

@@ -135,10 +135,20 @@ _REHEARSAL = {
     "values": "the model decides by its data: its memory was measured on the example's values, and "
     "others may take more",
     "stand-ins": "the model decides by its data: its memory was measured for the one and the other "
-    "outcome of each decision, the larger counts; real parameters and inputs would tell",
+    "outcome of each decision, and the larger counts",
     "none": "memory is predicted, not measured in a rehearsal: the model decides by data that it "
     "has not, or its pipeline is too long for one",
 }
+
+
+def curve_note(document: PlanDocument) -> str:
+    """What the curves of memory over time are worth, beside the promised peak."""
+    told = "Reckoned from the lifetimes of values"
+    if document.pipeline is not None:
+        told += ", without the buffers for what stages send each other"
+    if document.rehearsal == "none":
+        return f"{told}; the promised peak was reckoned, too."
+    return f"{told}; the promised peak was measured in a rehearsal, and the two may differ."
 
 
 def _links(document: PlanDocument) -> Iterator[str]:

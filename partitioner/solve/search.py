@@ -208,7 +208,12 @@ class _Search:
         recount = count(self.problem, placed)
         if recount.feasible and (self.best is None or recount.objective < self.value * (1 - 1e-12)):
             self.best, self.value = list(placed), recount.objective
-            self.say(f"plan of {self.value:.6g}, bound {self.bound:.6g}")
+            self.say(self._state())
+
+    def _state(self) -> str:
+        """The best plan, the bound and the gap between them, in a line."""
+        gap = (self.value - self.bound) / self.value if 0 < self.value < inf else 0.0
+        return f"plan of {self.value:.6g}, bound {self.bound:.6g}, gap {gap:.2%}"
 
     def _heuristics(self) -> None:
         effort = Effort(min(UNITS, UNITS_EACH * len(self.tables.groups)), self.deadline)
@@ -284,7 +289,7 @@ class _Search:
                 raise explain(self.original, self.deadline, self.seed)
             if found.placed is not None:
                 self.offer(schedule.contraction.expand(found.placed))
-            self.say(f"{schedule.width} labels: plan of {self.value:.6g}, bound {self.bound:.6g}")
+            self.say(f"{schedule.width} labels: {self._state()}")
             if found.complete and not self.proven():
                 self._with_followers(schedule, effort)
             self._around_the_best()

@@ -2,9 +2,12 @@
 
 import pytest
 import torch
+from torch import nn
 
 from partitioner import PlanError, SpecError, virtual_gpus
-from partitioner.distributed import LocalPipeline, first_micro_batch
+from partitioner.capture import capture
+from partitioner.distributed import LocalPipeline, PipelineLayout, first_micro_batch
+from partitioner.graph import stage_units
 from tests.distributed.models import (
     MICRO_BATCHES,
     STEPS,
@@ -71,6 +74,17 @@ def test_what_the_model_returns_comes_back_for_the_whole_batch():
     assert type(found) is type(expected)
     for left, right in zip(leaves(expected), leaves(found), strict=True):
         torch.testing.assert_close(left.detach(), right)
+
+
+def test_what_nothing_reads_is_in_the_state_all_the_same():
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    model.register_parameter("unread", nn.Parameter(torch.ones(3)))
+    model.register_buffer("spare", torch.ones(2))
+    captured = capture(model, (torch.zeros(2, 4),), {}, training=True)
+    stage_of = {node: i for i, unit in enumerate(stage_units(captured)) for node in unit}
+    layout = PipelineLayout.of(captured, stage_of, "gpipe", 2)
+    pipeline = LocalPipeline(model, layout, ["cpu"] * layout.ranks)
+    assert pipeline.state_dict().keys() == model.state_dict().keys()
 
 
 def test_a_batch_of_another_size_is_refused():

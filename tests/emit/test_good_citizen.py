@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -221,6 +222,36 @@ def test_hooks_that_will_not_run_are_told() -> None:
     with pytest.warns(UserWarning, match="hooks of 'second' will not run"):
         recording = capture(model, (x,), training=True)
     assert not recording.opaque
+
+
+def filling_in(forward: Any) -> Any:
+    """Gives `scale` to whoever calls without it, as libraries' decorators do."""
+
+    @functools.wraps(forward)
+    def filled(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if kwargs.get("scale") is None:
+            kwargs["scale"] = 2.0
+        return forward(self, *args, **kwargs)
+
+    return filled
+
+
+class FilledIn(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(16, 4)
+
+    @filling_in
+    def forward(self, x: Tensor, scale: float | None = None) -> Tensor:
+        assert scale is not None
+        return self.layer(x) * scale
+
+
+def test_a_decorator_that_fills_arguments_in_works_on_one_device() -> None:
+    model, x = FilledIn(), torch.randn(2, 16)
+    recording = capture(model, (x,), training=True)
+    placed = place(model, recording, dict.fromkeys(recording.nodes, "cpu"))
+    torch.testing.assert_close(placed(x), model(x))
 
 
 def test_types_change_and_devices_stay() -> None:

@@ -2,8 +2,9 @@
 
 The measured peak may pass the promise by 3% and what cuBLAS and cuDNN take as workspace, which
 PyTorch counts among its own. cuBLAS keeps one for each handle and stream, measured here by a
-product of matrices; cuDNN's lives during one convolution, measured here by one. Where there is no
-dropout, whose masks are smaller on CUDA than promised, it may not stay more than 3% below either.
+product of matrices; cuDNN's lives during one convolution, measured here by one. It may not stay
+more than 3% below either, but where attention has dropout, whose weights CUDA's fused kernels do
+not keep.
 """
 
 from __future__ import annotations

@@ -46,8 +46,11 @@ KEYS = [
     "program",
     "costs",
     "outlook",
+    "memory_curves",
     "rehearsal",
 ]
+OPTIONAL = ("outlook", "memory_curves", "rehearsal")
+"""What older plans lack."""
 
 
 class Verbs(PlanDocument, frozen=True):
@@ -101,6 +104,14 @@ def test_json_has_the_promised_keys_in_order() -> None:
         "limit",
     }
     assert set(document["model"]) == {"class", "state"}
+
+
+def test_older_plans_that_lack_what_came_later_can_be_read() -> None:
+    document = json.loads(seqnet_plan().to_json())
+    for key in OPTIONAL:
+        document.pop(key, None)
+    plan = PlanDocument.from_json(json.dumps(document))
+    assert (plan.placement, plan.memory_curves) == (seqnet_plan().placement, {})
 
 
 def test_a_plan_survives_json() -> None:
@@ -216,7 +227,7 @@ BAD_DOCUMENTS: list[tuple[Change, str]] = [
     (_set("schema", 2), "schema 2, and only schema 1"),
     (_set("schema", "1"), "$.schema"),
     (_set("schema", None), "the key 'schema' is missing"),
-    *((_drop(key), f"`{key}`") for key in KEYS[1:] if key != "outlook"),
+    *((_drop(key), f"`{key}`") for key in KEYS[1:] if key not in OPTIONAL),
     (_set("extra", 1), "`extra`"),
     (_set("objective", "latncy"), "objective: there is no 'latncy'; did you mean 'latency'"),
     (_set("objective", 3), "$.objective"),
@@ -279,6 +290,13 @@ BAD_DOCUMENTS: list[tuple[Change, str]] = [
     (_set("cluster/links/0/via", "cpu"), "nothing crosses it directly"),
     (_set("cluster/links/0/shared", "switch"), "$.cluster.links[0].shared"),
     (_drop("model/class"), "`class`"),
+    (
+        _set("memory_curves/cuda:0/seconds", [0.0, 1.0]),
+        "not one number of bytes for each of its times",
+    ),
+    (_set("memory_curves/cuda:0/seconds/0", -1.0), "$.memory_curves[...].seconds[0]"),
+    (_set("memory_curves/cuda:0/parameters/0", -1), "$.memory_curves[...].parameters[0]"),
+    (_drop("memory_curves/cuda:0/at_peak"), "`at_peak`"),
     (_set("model/state/0/role", "weight"), "model.state: there is no 'weight'"),
     (_set("model/state/0/tensor/shape", [-1]), "$.model.state[0].tensor.shape[0]"),
     (_set("model/state/0/names", ["other"]), "parameters.lin1.weight: model.state has no such"),

@@ -56,6 +56,21 @@ def test_sendings_lie_between_their_maker_and_who_waits(document: PlanDocument) 
         assert sending.nbytes == 51_200
 
 
+def test_replicas_work_side_by_side_and_sum_up_their_gradients(plan_of: Make) -> None:
+    record = PipelineRecord("gpipe", 4, RANKS[:1], dict.fromkeys(STAGES, 0), 0.0, (RANKS[1:],))
+    step = step_of(plan_of(split=False, pipeline=record))
+    first, second = ([item for item in step.work if item.device == name] for name in RANKS)
+    assert len(first) == len(second) == 8
+    assert [(i.phase, i.start_seconds) for i in first] == [
+        (i.phase, i.start_seconds) for i in second
+    ]
+    ring = {(s.source, s.destination, s.phase) for s in step.sendings}
+    assert ring == {(*RANKS, "all-reduce"), (*reversed(RANKS), "all-reduce")}
+    last = max(item.end_seconds for item in step.work)
+    assert all(s.start_seconds == last for s in step.sendings)
+    assert step.seconds == max(s.end_seconds for s in step.sendings) > last
+
+
 def test_merged_neighbours_keep_all_work(document: PlanDocument) -> None:
     step = step_of(document)
     for shortest in (0.0, step.seconds / 20, step.seconds):
