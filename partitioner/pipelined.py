@@ -311,12 +311,14 @@ def _reckoned(subject: Priced, layout: PipelineLayout, ranks: Sequence[str]) -> 
 def rehearse_pipeline(
     subject: Priced, layout: PipelineLayout, ranks: Sequence[str]
 ) -> dict[str, MeasuredMemory] | None:
-    """The bytes that each device holds, by name.
+    """The bytes that each rank's device holds, by name.
 
     `None` where the model decides by its data, or where there are too many micro-batches of too
-    many nodes.
+    many nodes, or more devices than PyTorch can count.
     """
     if layout.micro_batches * len(layout.captured.nodes) > MOST_REHEARSED:
+        return None
+    if any(str(torch.device(name)) not in (name, f"{name}:0") for name in ranks):
         return None
     subject.options.say("rehearsing the pipeline on fake tensors")
     try:
@@ -330,7 +332,8 @@ def _rehearsed(
     subject: Priced, layout: PipelineLayout, ranks: Sequence[str], mode: FakeTensorMode
 ) -> dict[str, MeasuredMemory]:
     fake = in_mode(fake_clone(subject.model, mode), layout.captured.training)
-    names = subject.cluster.names
+    devices = tuple(device for device in subject.cluster.devices if device.name in ranks)
+    names = [device.name for device in devices]
     batch = {
         name: torch.empty(
             (layout.micro_batches * tensor.shape[0], *tensor.shape[1:])
@@ -340,7 +343,7 @@ def _rehearsed(
         )
         for name, tensor in layout.example.items()
     }
-    with virtual_gpus(subject.cluster, limits=False) as gpus:
+    with virtual_gpus(Cluster(devices), limits=False) as gpus:
         loss = subject.options.loss_function.without_data()
         pipeline = LocalPipeline(fake, layout, ranks, lambda output, _: loss(output))
         del fake

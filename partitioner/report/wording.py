@@ -167,9 +167,11 @@ def _links(document: PlanDocument) -> Iterator[str]:
             f"no peer access between {pairs}{why}: what moves there crosses the host's memory and "
             "waits for the links to it"
         )
+    joined = set(cluster.network.devices) if cluster.network is not None else set()
     assumed = {
         frozenset(link.ends)
         for pair in permutations(document.devices, 2)
+        if not joined.issuperset(pair)
         for link in cluster.road(*pair)
         if cluster.declared_link(*link.ends) is None
     }

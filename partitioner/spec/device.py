@@ -105,7 +105,10 @@ def device_name(device: object) -> str:
         raise SpecError("a plan cannot use the device 'meta', which holds no data")
     if known.type == "cpu":
         return "cpu" if not known.index else str(known)
-    return f"{known.type}:{known.index or 0}"
+    index = str(device).partition(":")[
+        2
+    ]  # PyTorch keeps a byte of it; a plan may have more devices
+    return f"{known.type}:{int(index or 0)}"
 
 
 def positive(

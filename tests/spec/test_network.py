@@ -128,6 +128,14 @@ def test_bad_files_are_told(old: str, new: str, message: str, tmp_path: Path) ->
         cluster_of(FILE.replace(old, new), tmp_path)
 
 
+def test_hundreds_of_devices_have_names_of_their_own(tmp_path: Path) -> None:
+    """PyTorch itself keeps an index in one byte."""
+    cluster = cluster_of(FILE.replace("count = 3", "count = 80"), tmp_path)
+    assert cluster.names == tuple(f"cuda:{i}" for i in range(320))
+    assert cluster.link("cuda:300", "cuda:303").bytes_per_second == 450e9
+    assert Cluster.of("200x16GiB").names[-1] == "cuda:199"
+
+
 def test_a_device_is_in_one_node() -> None:
     node = Node(("cuda:0",), "1GB/s")
     with pytest.raises(SpecError, match="'cuda:0' is in two nodes"):
