@@ -183,6 +183,8 @@ class _WithoutDropout(TorchFunctionMode):
     ) -> Any:
         kwargs = dict(kwargs or {})
         name = getattr(func, "__name__", "")
+        if name == "native_dropout":
+            return args[0], torch.ones_like(args[0], dtype=torch.bool)
         if "dropout" in name:
             return args[0] if args else kwargs["input"]
         if name == "scaled_dot_product_attention":

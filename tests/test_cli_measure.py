@@ -110,11 +110,11 @@ def test_a_terminal_sees_how_far_it_is() -> None:
 
 
 def test_what_cannot_be_measured_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "recurrent.py").write_text("import torch\nmodel = torch.nn.LSTM(4, 4)\n")
+    (tmp_path / "bags.py").write_text("import torch\nmodel = torch.nn.EmbeddingBag(8, 4)\n")
     monkeypatch.syspath_prepend(tmp_path)
-    result = run("measure", "recurrent:model", "--input", "f32[3,2,4]", "--mode", "train")
+    result = run("measure", "bags:model", "--input", "i64[3,2]", "--mode", "train")
     assert result.exit_code == 0, result.output
-    assert "rnn" in result.stderr
+    assert "embedding_bag" in result.stderr
     assert "was not measured" in result.stderr
 
 
@@ -127,7 +127,7 @@ def test_interrupted_it_leaves_every_file_as_it_was(
     def interrupted(*arguments: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("cost_models.measured._time", interrupted)
+    monkeypatch.setattr("cost_models.measured.time_call", interrupted)
     result = run("measure", SEQNET, "--input", "f32[6,1,28,28]", "--add-to", path, "-o", path)
     assert result.exit_code == INTERRUPTED
     assert path.read_bytes() == times.read_bytes()

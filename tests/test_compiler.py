@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import re
 from typing import Any
 
 import pytest
@@ -177,15 +178,17 @@ def test_bad_input_is_told(arguments: dict[str, Any], error: type[Exception], te
         plan(SeqNet(), call.pop("devices"), call.pop("example_inputs"), **call)
 
 
-def test_a_model_that_decides_by_its_data_is_told_with_the_line() -> None:
+def test_a_model_that_decides_by_its_data_is_one_unit_and_told_with_the_line() -> None:
     class Fickle(nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             if x.sum() > 0:
                 return x * 2
             return x
 
-    with pytest.raises(CaptureError, match=r"test_compiler.py:\d+: if x.sum\(\) > 0"):
-        plan(Fickle(), "2x1GiB", torch.empty(3))
+    found = plan(Fickle(), "2x1GiB", torch.empty(3), mode="inference")
+    assert len(set(found.placement.values())) == 1
+    told = " ".join(found.explain().split())
+    assert re.search(r"the model \(.*test_compiler.py:\d+: if x.sum\(\) > 0", told)
 
 
 def test_what_is_no_module_is_told() -> None:

@@ -61,11 +61,12 @@ def measure(
     original = adapted(load_model(model), dtype, checkpoints)
     original.train(mode_of(original, mode) == "train")
     args, kwargs = example_call(original, args, kwargs)
+    known = _times(cost_model)
     with counted() as progress:
         try:
             cost_model.measure(original, device, args, example_kwargs=kwargs, progress=progress)
         except KeyboardInterrupt:
-            if not any(cost_model.measurements.values()):
+            if _times(cost_model) == known:
                 raise
             warn("interrupted: these are the times so far; --add-to measures what is missing")
     for signature, why in cost_model.skipped.items():
@@ -75,6 +76,10 @@ def measure(
         return text
     write_whole(output, text.encode())
     return None
+
+
+def _times(cost_model: MeasuredCostModel) -> int:
+    return sum(map(len, cost_model.measurements.values()))
 
 
 @click.command(cls=Talking)
