@@ -124,7 +124,7 @@ class MeasuredCostModel:
         *,
         progress: Progress | None = None,
     ) -> None:
-        """Time the given calls, as far as they are not in the table yet.
+        """Time the given calls of one step, as far as they are not in the table yet.
 
         Raises:
             CostModelError: there is no such device.
@@ -133,12 +133,14 @@ class MeasuredCostModel:
         if kind is None:
             raise CostModelError(f"there is no device '{device}' in this machine to measure on")
         table = self.measurements.setdefault(kind.name, {})
-        missing = {call.signature: call for call in calls if call.signature not in table}
+        made = list(calls)
+        step_nbytes = sum(call.nbytes for call in made)
+        missing = {call.signature: call for call in made if call.signature not in table}
         for done, (signature, call) in enumerate(missing.items()):
             if progress is not None:
                 progress(done, len(missing), call.operator)
             try:
-                table[signature] = time_call(call, device, self.clock)
+                table[signature] = time_call(call, device, self.clock, step_nbytes)
             except Exception as error:  # whatever an operator does not like about made-up values
                 self.skipped[signature] = f"{type(error).__name__}: {error}"
         if missing and progress is not None:

@@ -25,11 +25,12 @@ FEWEST_RUNS = 5
 MOST_RUNS = 100
 """A call is timed at least and at most so often, and otherwise for so long."""
 
-CACHED_NBYTES, COLD_NBYTES, MOST_COPIES = 128 << 10, 32 << 20, 32
+CACHED_NBYTES, MOST_COPIES = 128 << 10, 32
 """Operands of more bytes than the first have left a core's own cache when a step comes to them:
-calls take turns on copies, which take as many bytes as the second together."""
-KEPT_NBYTES = 32 << 20
-"""Results of a round of runs take at most so much, so that an allocator keeps it for the next."""
+calls take turns on copies, at most so many."""
+REACH_NBYTES = 32 << 20
+"""What a step touches between two uses of a tensor, at most: copies of operands take as many bytes
+together, and results are kept until they do, so that an allocator has given their memory before."""
 LARGE_NBYTES = 31 << 20
 """Once a tensor of this size was freed, glibc takes all smaller ones from memory that it keeps; at
 32 MiB it no longer does."""
@@ -59,12 +60,23 @@ class Measurement:
 
 
 def time_call(
-    call: OperatorCall, device: str | torch.device, clock: Callable[[], float]
+    call: OperatorCall,
+    device: str | torch.device,
+    clock: Callable[[], float],
+    step_nbytes: int = REACH_NBYTES,
 ) -> Measurement:
-    """Run a call on made-up tensors, warm up, and time it."""
+    """Run a call on made-up tensors, warm up, and time it.
+
+    Args:
+        call: what to time.
+        device: where.
+        clock: tells seconds.
+        step_nbytes: what the step touches that makes the call: of less, more is still in a cache.
+    """
+    reach = min(step_nbytes, REACH_NBYTES)
     built = [rebuild(call.signature, device)]
     taken = sum(tensor.nbytes for tensor in tensors_in(built[0][1:]))
-    copies = min(MOST_COPIES, COLD_NBYTES // max(1, taken)) if taken > CACHED_NBYTES else 1
+    copies = min(MOST_COPIES, max(1, reach // max(1, taken))) if taken > CACHED_NBYTES else 1
     built += [rebuild(call.signature, device) for _ in range(copies - 1)]
     turns = itertools.cycle(built)
 
@@ -73,13 +85,16 @@ def time_call(
         return overload(*args, **kwargs)
 
     with torch.no_grad():
-        samples = _samples(run, torch.device(device), clock)
+        samples = _samples(run, torch.device(device), clock, reach)
     first, median, third = statistics.quantiles(samples, n=4)
     return Measurement(median, third - first, len(samples), call.flops, call.nbytes, call.dtype)
 
 
 def _samples(
-    run: Callable[[], object], device: torch.device, clock: Callable[[], float]
+    run: Callable[[], object],
+    device: torch.device,
+    clock: Callable[[], float],
+    kept_nbytes: int = REACH_NBYTES,
 ) -> list[float]:
     """Seconds of repeated runs, each waited for.
 
@@ -97,7 +112,7 @@ def _samples(
         once = clock() - start
     runs = min(max(int(TIMED_SECONDS / max(once, CLOCK_SECONDS)), FEWEST_RUNS), MOST_RUNS)
     nbytes = sum(tensor.nbytes for tensor in tensors_in(result))
-    round_runs = min(max(KEPT_NBYTES // max(nbytes, 1), 1), runs)
+    round_runs = min(max(kept_nbytes // max(nbytes, 1), 1), runs)
     samples: list[float] = []
     for round_number in range(1 + math.ceil(runs / round_runs)):
         kept: list[object] = []
