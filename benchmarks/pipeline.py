@@ -26,7 +26,8 @@ import os
 import statistics
 import time
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -165,9 +166,9 @@ class OnThisCpu:
 
 
 def gloo_link(rounds: int) -> list[float]:
-    """In each of two processes: seconds of latency and bytes per second between them."""
+    """In each of two processes: seconds of latency and bytes per second between them, at best."""
     rank = dist.get_rank()
-    medians = []
+    least = []
     for nbytes in MESSAGES:
         there, back = torch.zeros(nbytes, dtype=torch.uint8), torch.zeros(8, dtype=torch.uint8)
         seconds = []
@@ -180,8 +181,8 @@ def gloo_link(rounds: int) -> list[float]:
                 else:
                     dist.recv(message, 1 - rank)
             seconds.append(time.perf_counter() - start)
-        medians.append(statistics.median(seconds[2:]))
-    small, large = medians
+        least.append(min(seconds))
+    small, large = least
     return [small / 2, (MESSAGES[1] - MESSAGES[0]) / max(large - small, 1e-9)]
 
 
@@ -308,9 +309,21 @@ def _whole(model: nn.Module, args: tuple, kwargs: dict) -> Callable[[], None]:
     return step
 
 
+@contextmanager
+def pinned() -> Iterator[None]:
+    """On one core for a while; processes that begin meanwhile would stay on it."""
+    cores = os.sched_getaffinity(0)
+    pin(0)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, cores)
+
+
 def measure(name: str, link: Link, small: bool) -> dict[str, float]:
     """Samples per second by way, as predicted for the planned one, and how much was tried."""
-    stage_of, predicted = planned(name, link)
+    with pinned():
+        stage_of, predicted = planned(name, link)
     job = {
         "model": name,
         "planned": stage_of,
@@ -346,7 +359,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     names = [options.model] if options.model else ["MLP"] if options.smoke else list(MODELS)
     figures = together(2, {"benchmarks.pipeline:gloo_link": 50})["benchmarks.pipeline:gloo_link"]
     link = Link(NAMES, latency=figures[0], bandwidth=figures[1])
-    cores = os.sched_getaffinity(0)
     print(
         f"samples per second; two processes of one core each, 1F1B on gloo: "
         f"{1e6 * figures[0]:.0f} us and {figures[1] / 1e9:.2f} GB/s a message\n"
@@ -355,11 +367,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         + "   / best  / worse   / one  cuts tried"
     )
     for name in names:
-        pin(0)
-        try:
-            print(row(name, measure(name, link, options.smoke)), flush=True)
-        finally:
-            os.sched_setaffinity(0, cores)
+        print(row(name, measure(name, link, options.smoke)), flush=True)
     if not options.smoke and not options.model:
         print()
         timetables.main([])
