@@ -126,26 +126,16 @@ def observe(
     given = next((leaf for leaf in leaves if isinstance(leaf, FakeTensor)), None)
     mode = given.fake_mode if given is not None else FakeTensorMode(allow_non_fake_inputs=True)
 
-    copies: dict[int, torch.Tensor] = {}
-
-    def fake(tensor: torch.Tensor) -> torch.Tensor:
-        if isinstance(tensor, FakeTensor):
-            return tensor
-        if id(tensor) not in copies:
-            copy = torch.empty_strided(tensor.size(), tensor.stride(), dtype=tensor.dtype)
-            copies[id(tensor)] = copy.requires_grad_(tensor.requires_grad)
-        return copies[id(tensor)]
-
     try:
         with mode:
-            return _run(function, args, kwargs, fake, backward)
+            return _run(function, args, kwargs, _without_data, backward)
     except (DataDependentOutputException, DynamicOutputShapeException) as error:
         if not all(map(_is_real, (*leaves, *_state(function).values()))):
             raise _unobservable(function, error) from error
     except Exception as error:
         raise _unobservable(function, error) from error
     try:
-        return _run(function, args, kwargs, _real_copies(), backward)
+        return _run(function, args, kwargs, torch.clone, backward)
     except Exception as error:
         raise _unobservable(function, error) from error
 
@@ -159,10 +149,20 @@ def _run(
     function: Callable[..., Any],
     args: tuple[Any, ...],
     kwargs: Mapping[str, Any] | None,
-    stand_in: Callable[[torch.Tensor], torch.Tensor],
+    copied: Callable[[torch.Tensor], torch.Tensor],
     backward: bool,
 ) -> Observation:
-    """Run `function` on stand-ins of its tensors, and perhaps its backward."""
+    """Run `function` on copies of its tensors, one for each, and perhaps its backward."""
+    copies: dict[int, torch.Tensor] = {}
+
+    def stand_in(tensor: torch.Tensor) -> torch.Tensor:
+        if isinstance(tensor, FakeTensor):
+            return tensor
+        if id(tensor) not in copies:
+            copy = copied(tensor.detach())
+            copies[id(tensor)] = copy.requires_grad_(tensor.requires_grad)
+        return copies[id(tensor)]
+
     phases: list[list[OperatorCall]] = [[]]
     recorder = OperatorRecorder(lambda seen: phases[-1].append(seen))
     with torch.random.fork_rng(devices=[]):
@@ -205,17 +205,9 @@ def _is_real(leaf: object) -> bool:
     )
 
 
-def _real_copies() -> Callable[[torch.Tensor], torch.Tensor]:
-    """A function that copies a tensor, and gives the same copy for the same tensor."""
-    copies: dict[int, torch.Tensor] = {}
-
-    def copy(tensor: torch.Tensor) -> torch.Tensor:
-        if id(tensor) not in copies:
-            made = tensor.detach().clone()
-            copies[id(tensor)] = made.requires_grad_(tensor.requires_grad)
-        return copies[id(tensor)]
-
-    return copy
+def _without_data(tensor: torch.Tensor) -> torch.Tensor:
+    """In a fake mode: of the same size, on the CPU."""
+    return torch.empty_strided(tensor.size(), tensor.stride(), dtype=tensor.dtype)
 
 
 def is_free(func: Any, args: Any, kwargs: Any, result: Any) -> bool:

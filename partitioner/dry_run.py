@@ -233,6 +233,11 @@ def _inference(
     next(iter(steps))
     with torch.no_grad():
         placed(*args, **kwargs)
+    return without_gradients(gpus, before)
+
+
+def without_gradients(gpus: VirtualGpus, before: Mapping[str, int]) -> Measured:
+    """What devices took that only ran forward, of which `before` was there already."""
     return {
         name: MeasuredMemory(
             parameters=held,

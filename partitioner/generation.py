@@ -20,7 +20,7 @@ from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from partitioner.capture import Answering, Captured, fake_clone, in_mode, quiet, tensor_specs
-from partitioner.dry_run import MeasuredMemory, largest
+from partitioner.dry_run import MeasuredMemory, largest, without_gradients
 from partitioner.emit import place
 from partitioner.errors import SpecError
 from partitioner.graph import CostGraph, Holding
@@ -144,16 +144,7 @@ def _generated(
                     f"cache_tokens={tokens}: {type(model).__name__}.generate cannot be rehearsed: "
                     f"{type(error).__name__}: {error}"
                 ) from error
-            return {
-                name: MeasuredMemory(
-                    parameters=held,
-                    gradients=0,
-                    optimizer=0,
-                    activations=gpus[name].peak_nbytes - held,
-                    peak=gpus[name].peak_nbytes,
-                )
-                for name, held in before.items()
-            }
+            return without_gradients(gpus, before)
 
 
 def _prompt(captured: Captured, tokens: int) -> Tensor:

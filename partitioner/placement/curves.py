@@ -6,26 +6,24 @@ promise, tells no such course: the two may differ.
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import accumulate
 
 from partitioner.graph.cost_graph import CostGraph, Holding
+from partitioner.placement.memory import LEVELS, STATIC, held_nbytes, holdings_by_device
 from partitioner.placement.parts import Held, MemoryCurve, PipelineRecord
 from partitioner.placement.pipeline import Pipelined
 from partitioner.placement.timeline import timeline
 from partitioner.schedule import Kind
 from partitioner.spec import Cluster
 
-ROLES = ("parameters", "gradients", "optimizer", "activations", "workspace")
-STATIC = ROLES[:3]
 CHANGES = 400
 """How many changes a curve has at most; of more, the fullest in each stretch of time is kept."""
 NAMED = 12
 """How many things are named at the peak before the rest is summed up."""
 
 Level = tuple[int, ...]
-"""Bytes by role, in the order of `ROLES`."""
+"""Bytes by role, in the order of `LEVELS`."""
 
 
 def memory_curves(
@@ -36,10 +34,7 @@ def memory_curves(
     start: dict[tuple[str, str], float] = {
         (span.what, span.phase): span.start_seconds for span in found.spans if span.kind == "node"
     }
-    held: defaultdict[str, list[Holding]] = defaultdict(list)
-    for holding in graph.holdings:
-        for device in {placement[node] for node in holding.nodes}:
-            held[device].append(holding)
+    held = holdings_by_device(graph.holdings, placement)
     count = len(graph.order)
     curves = {}
     for device in graph.devices:
@@ -83,7 +78,7 @@ def pipeline_memory_curves(
             if part.index % len(record.ranks) == rank
         }
         static = sum((need.static for need in needs.values()), Counter[tuple[str, str]]())
-        base = [sum(n for (_, name), n in static.items() if name == role) for role in ROLES]
+        base = [sum(n for (_, name), n in static.items() if name == role) for role in LEVELS]
         flying = Counter[int]()
         highest, at_peak = sum(base), Counter[int]()
         steps: list[tuple[float, Level]] = [(0.0, tuple(base))]
@@ -145,13 +140,9 @@ def _at(order: Sequence[str], point: int) -> tuple[str, str]:
     return (order[2 * count - 1 - point], "backward") if point < 2 * count else ("", "")
 
 
-def _levels(holdings: Iterable[Holding], points: int) -> list[Level]:
+def _levels(holdings: Sequence[Holding], points: int) -> list[Level]:
     """Bytes by role at each program point."""
-    changes = {role: [0] * (points + 1) for role in ROLES}
-    for holding in holdings:
-        changes[holding.role][holding.first] += holding.nbytes
-        changes[holding.role][holding.last + 1] -= holding.nbytes
-    columns = [list(accumulate(changes[role]))[:points] for role in ROLES]
+    columns = [held_nbytes((h for h in holdings if h.role == role), points) for role in LEVELS]
     return list(zip(*columns, strict=True))
 
 
@@ -171,7 +162,7 @@ def _curve(
     )
     return MemoryCurve(
         seconds=tuple(time for time, _ in kept),
-        **{role: tuple(level[i] for _, level in kept) for i, role in enumerate(ROLES)},
+        **{role: tuple(level[i] for _, level in kept) for i, role in enumerate(LEVELS)},
         at_peak=tuple(named[:NAMED]),
         others=len(named[NAMED:]),
         others_nbytes=sum(item.nbytes for item in named[NAMED:]),

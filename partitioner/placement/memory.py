@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
 from itertools import accumulate
 from typing import Protocol
 
-from partitioner.graph.cost_graph import CostGraph
+from partitioner.graph.cost_graph import CostGraph, Holding
 from partitioner.placement.parts import MemoryUse, Rehearsal
 from partitioner.spec import Cluster
 
 ROLES = ("parameters", "gradients", "optimizer", "activations")
+STATIC = ROLES[:3]
+"""What is there in every step."""
+LEVELS = (*ROLES, "workspace")
+"""And what operators take for themselves alone."""
 
 
 class Measured(Protocol):
@@ -41,6 +46,26 @@ class Measured(Protocol):
         """What the run was on."""
 
 
+def holdings_by_device(
+    holdings: Iterable[Holding], placement: Mapping[str, str]
+) -> dict[str, list[Holding]]:
+    """What each device has a part of, by its name; none for one that is not in it."""
+    found: defaultdict[str, list[Holding]] = defaultdict(list)
+    for holding in holdings:
+        for device in {placement[node] for node in holding.nodes}:
+            found[device].append(holding)
+    return found
+
+
+def held_nbytes(holdings: Iterable[Holding], points: int) -> list[int]:
+    """The bytes of holdings at each program point."""
+    changes = [0] * (points + 1)
+    for holding in holdings:
+        changes[holding.first] += holding.nbytes
+        changes[holding.last + 1] -= holding.nbytes
+    return list(accumulate(changes))[:points]
+
+
 def peak_nbytes(
     graph: CostGraph, placement: Mapping[str, str], role: str | None = None
 ) -> dict[str, int]:
@@ -51,14 +76,12 @@ def peak_nbytes(
         placement: device name by node name.
         role: count the holdings of this role alone; `None` counts all.
     """
-    changes = {device: [0] * (graph.points + 1) for device in graph.devices}
-    for holding in graph.holdings:
-        if role is not None and holding.role != role:
-            continue
-        for device in {placement[node] for node in holding.nodes}:
-            changes[device][holding.first] += holding.nbytes
-            changes[device][holding.last + 1] -= holding.nbytes
-    return {device: max(accumulate(change)) for device, change in changes.items()}
+    held = holdings_by_device(
+        (holding for holding in graph.holdings if role in (None, holding.role)), placement
+    )
+    return {
+        device: max(held_nbytes(held[device], graph.points), default=0) for device in graph.devices
+    }
 
 
 def memory_use(

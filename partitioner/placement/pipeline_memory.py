@@ -9,15 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 
 from partitioner.capture import Captured
 from partitioner.graph import StagePart
-from partitioner.graph.cost_graph import CostGraph, Holding
+from partitioner.graph.cost_graph import CostGraph
+from partitioner.placement.memory import STATIC, held_nbytes
 from partitioner.placement.parts import Rehearsal
 from partitioner.schedule import Orders, peak_in_flight
-
-STATIC = ("parameters", "gradients", "optimizer")
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +94,8 @@ class _Stage:
         nodes |= _state_nodes(captured, part)
         here = [holding for holding in graph.holdings if not nodes.isdisjoint(holding.nodes)]
         self.static = {
-            role: max(_curve(graph, [h for h in here if h.role == role])) for role in STATIC
+            role: max(held_nbytes((h for h in here if h.role == role), graph.points))
+            for role in STATIC
         }
         turn = len(graph.order)
         moving = [holding for holding in here if holding.role not in STATIC]
@@ -106,7 +105,7 @@ class _Stage:
         self.kept = held + sum(
             graph.tensor(node).nbytes for node in part.wires_out if node not in handles
         )
-        curve = _curve(graph, moving)
+        curve = held_nbytes(moving, graph.points)
         trained = [
             captured.state[name].tensor.nbytes
             for name in part.state
@@ -139,12 +138,3 @@ def _state_nodes(captured: Captured, part: StagePart) -> set[str]:
     return {
         name for name, info in captured.nodes.items() if info.state and state.issuperset(info.state)
     }
-
-
-def _curve(graph: CostGraph, holdings: Sequence[Holding]) -> list[int]:
-    """The bytes of holdings at each program point."""
-    changes = [0] * (graph.points + 1)
-    for holding in holdings:
-        changes[holding.first] += holding.nbytes
-        changes[holding.last + 1] -= holding.nbytes
-    return list(accumulate(changes))[:-1]

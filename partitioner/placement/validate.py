@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from partitioner.errors import SpecError
+from partitioner.placement.memory import LEVELS
 from partitioner.spec import MODES, OBJECTIVES, device_name, hint, parse_constraint
 
 if TYPE_CHECKING:
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     from partitioner.placement.parts import Transfer
 
 ROLES = ("parameter", "buffer", "constant")
-MEMORY_ROLES = ("parameters", "gradients", "optimizer", "activations", "workspace")
 RELATIVE_TOLERANCE = 1e-6
 
 
@@ -152,7 +152,7 @@ def _memory(document: PlanDocument) -> Iterator[str]:
         key = f"memory_curves.{name}"
         if name not in document.devices:
             yield f"{key}: unknown device {name!r}; {hint(name, document.devices)}"
-        if any(len(getattr(curve, role)) != len(curve.seconds) for role in MEMORY_ROLES):
+        if any(len(getattr(curve, role)) != len(curve.seconds) for role in LEVELS):
             yield f"{key}: there is not one number of bytes for each of its times"
         if list(curve.seconds) != sorted(curve.seconds) or not all(map(isfinite, curve.seconds)):
             yield f"{key}.seconds: the times do not ascend"

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from partitioner.placement import NodeCosts, PlanDocument
-from partitioner.placement.curves import ROLES
+from partitioner.placement.memory import LEVELS
 from partitioner.report.step import Step, Work, lanes, step_of
 from partitioner.report.wording import kind_text, title, verdict
 
@@ -138,5 +138,5 @@ def _memory(document: PlanDocument) -> Iterator[dict[str, Any]]:
                 "name": "memory (bytes, reckoned)",
                 "pid": process,
                 "ts": seconds * MICROSECONDS,
-                "args": {role: getattr(curve, role)[i] for role in ROLES},
+                "args": {role: getattr(curve, role)[i] for role in LEVELS},
             }

@@ -27,7 +27,8 @@ from partitioner.placement import (
     peak_nbytes,
     pipelined,
 )
-from partitioner.placement.curves import CHANGES, ROLES, pipeline_memory_curves
+from partitioner.placement.curves import CHANGES, pipeline_memory_curves
+from partitioner.placement.memory import LEVELS
 from partitioner.spec import Cluster
 
 # Program points 0, 1: forward of a, b; 2, 3: backward of b, a; 4: the optimizer's step.
@@ -46,7 +47,7 @@ GRAPH = cost_graph(
 
 
 def totals(curve: MemoryCurve) -> list[int]:
-    return [sum(levels) for levels in zip(*(getattr(curve, r) for r in ROLES), strict=True)]
+    return [sum(levels) for levels in zip(*(getattr(curve, r) for r in LEVELS), strict=True)]
 
 
 def test_a_curve_follows_the_nodes_of_its_device() -> None:
