@@ -64,7 +64,7 @@ class Meetings:
                 *(self.owned.get(n, ()) if n in self.state else unmet.get(n, ()) for n in before)
             )
             if any(
-                n in on_way or n not in walked and n not in self.state and self._has_gradient(n)
+                n in on_way or (n not in walked and n not in self.state and self._has_gradient(n))
                 for n in before
             ):
                 if not met.isdisjoint(parameters):
