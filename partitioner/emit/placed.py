@@ -25,6 +25,7 @@ from partitioner.capture.clone import clone, named_tensors
 from partitioner.emit.following import following_generate
 from partitioner.emit.forward import Forward, constant_name, original_class, write_forward
 from partitioner.emit.graphs import check_placement, listed
+from partitioner.emit.hooks import warn_of_unheard_hooks
 from partitioner.emit.modes import both_modes, placement_of_state
 from partitioner.emit.moves import Detours
 from partitioner.errors import PlanError
@@ -174,6 +175,7 @@ def place(
             vars(placed)[constant_name(name, recording)] = copied(
                 tensor, name, where[name], detours=detours
             )
+    warn_of_unheard_hooks(placed, recordings, forward)
     placed.__class__ = _placed_class(original_class(model), Placing(forward, plan))
     assert isinstance(placed, PlacedModule)
     return placed

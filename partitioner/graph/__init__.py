@@ -9,6 +9,7 @@ from partitioner.graph.optimizer_state import (
     optimizer_factory,
     optimizer_memory,
 )
+from partitioner.graph.parameter_gradients import WEIGHT_SHARE, Meetings, weighted_nodes
 from partitioner.graph.rehearsal import Rehearsals
 from partitioner.graph.stages import (
     StagePart,
@@ -23,9 +24,11 @@ __all__ = [
     "LOSSES",
     "OPTIMIZERS",
     "OUTPUT_LOSS",
+    "WEIGHT_SHARE",
     "CostGraph",
     "Holding",
     "Loss",
+    "Meetings",
     "NodeCost",
     "OptimizerMemory",
     "Rehearsals",
@@ -42,5 +45,6 @@ __all__ = [
     "stage_units",
     "tied_parameters",
     "training_loss",
+    "weighted_nodes",
     "wire_specs",
 ]

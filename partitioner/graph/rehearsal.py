@@ -18,9 +18,8 @@ from __future__ import annotations
 from contextlib import nullcontext, suppress
 
 from torch import nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 
-from partitioner.capture import Captured, fake_clone, in_mode, quiet
+from partitioner.capture import Captured, Fakes, fake_clone, in_mode, quiet
 from partitioner.graph.loss import OUTPUT_LOSS, Loss
 from partitioner.graph.optimizer_state import OptimizerFactory, OptimizerMemory, optimizer_memory
 from partitioner.graph.run import Run
@@ -115,7 +114,7 @@ def rehearse(
         CostModelError: a node does not run; the message names it.
         SpecError: the loss does not take what the model returns.
     """
-    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    mode = Fakes()
     with quiet(), native_dropout() if on_cuda else nullcontext():
         run = Run(_clone(captured, model, mode), captured, mode, loss)
         with mode:
@@ -129,5 +128,5 @@ def rehearse(
     return rehearsal
 
 
-def _clone(captured: Captured, model: nn.Module, mode: FakeTensorMode) -> nn.Module:
+def _clone(captured: Captured, model: nn.Module, mode: Fakes) -> nn.Module:
     return in_mode(fake_clone(model, mode), captured.training)

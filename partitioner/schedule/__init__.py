@@ -14,7 +14,13 @@ from partitioner.schedule.actions import (
     orders,
     peak_in_flight,
 )
-from partitioner.schedule.timetable import Interval, StageSeconds, Timetable, simulate
+from partitioner.schedule.timetable import (
+    Interval,
+    StageSeconds,
+    Timetable,
+    backward_parts,
+    simulate,
+)
 
 __all__ = [
     "SCHEDULES",
@@ -24,6 +30,7 @@ __all__ = [
     "Orders",
     "StageSeconds",
     "Timetable",
+    "backward_parts",
     "check_schedule",
     "in_flight",
     "in_flight_by_stage",

@@ -39,6 +39,25 @@ class StageSeconds:
                 return self.backward_weight
 
 
+def backward_parts(
+    stage: int, backward: float, weight: float, splits: bool = True
+) -> tuple[float, float]:
+    """The backward of a stage as `zero-bubble` divides it: first for inputs, then for parameters.
+
+    The first stage has no gradients of inputs, and does all of it in the second part, like
+    `torch.distributed.pipelining`; a stage that cannot be split does all of it in the first.
+
+    Args:
+        stage: its index.
+        backward: seconds of all of it.
+        weight: seconds of what gradients of parameters alone need.
+        splits: whether the two can be computed apart.
+    """
+    if stage == 0:
+        return 0.0, backward
+    return (backward - weight, weight) if splits else (backward, 0.0)
+
+
 @dataclass(frozen=True, slots=True)
 class Interval:
     """An action and when it runs, in seconds from the start of the step."""

@@ -224,6 +224,22 @@ def test_hooks_that_will_not_run_are_told() -> None:
     assert not recording.opaque
 
 
+def test_a_hook_on_a_module_that_was_taken_apart_is_told() -> None:
+    model, x = Blocks(), torch.randn(4, 16)
+    recording = capture(model, (x,), training=True)
+    with virtual_gpus(2):
+        placed = copy.deepcopy(place(model, recording, blocks(recording, ["second_two"])))
+        placed(x)
+        seen: list[str] = []
+        for path in ("first", "second.one"):
+            placed.get_submodule(path).register_forward_hook(lambda *_, p=path: seen.append(p))
+        for register in ("register_forward_pre_hook", "register_full_backward_hook"):
+            with pytest.warns(UserWarning, match="a hook on 'second' does not run"):
+                getattr(placed.get_submodule("second"), register)(lambda *_: None)
+        placed(x).sum().backward()
+        assert seen == ["first", "second.one"]
+
+
 def filling_in(forward: Any) -> Any:
     """Gives `scale` to whoever calls without it, as libraries' decorators do."""
 
