@@ -32,6 +32,7 @@ from partitioner.schedule import (
     Timetable,
     backward_parts,
     orders,
+    receives_ahead,
     simulate,
 )
 
@@ -118,7 +119,7 @@ def predicted(schedule: str, each: int, processes: int, scale: float) -> Timetab
         StageSeconds(seconds, *backward_parts(stage, 2 * seconds, seconds))
         for stage, seconds in enumerate(waits)
     ]
-    return simulate(plan, stages)
+    return simulate(plan, stages, ahead=receives_ahead(schedule))
 
 
 def expected(table: Timetable, scale: float) -> list[list[Event]]:

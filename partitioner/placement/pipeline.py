@@ -12,7 +12,14 @@ from partitioner.graph import WEIGHT_SHARE, Meetings, StagePart, split_stages, w
 from partitioner.graph.cost_graph import CostGraph
 from partitioner.placement.parts import AllReduce, LinkTraffic, PipelineRecord, Transfer
 from partitioner.placement.replicas import Traffic, add_rings, all_reduces, check_alike
-from partitioner.schedule import StageSeconds, Timetable, backward_parts, orders, simulate
+from partitioner.schedule import (
+    StageSeconds,
+    Timetable,
+    backward_parts,
+    orders,
+    receives_ahead,
+    simulate,
+)
 from partitioner.spec import Cluster
 
 
@@ -72,7 +79,7 @@ def pipelined(
         stages_per_rank=record.stages_per_rank,
         training=captured.training,
     )
-    table = simulate(plan, seconds)
+    table = simulate(plan, seconds, ahead=receives_ahead(record.schedule))
     traffic = Traffic(cluster)
     place = {name: rank for rank, name in enumerate(record.ranks)}
     for devices in record.pipelines:

@@ -13,6 +13,7 @@ from partitioner.schedule.actions import (
     in_flight_by_stage,
     orders,
     peak_in_flight,
+    receives_ahead,
 )
 from partitioner.schedule.timetable import (
     Interval,
@@ -36,5 +37,6 @@ __all__ = [
     "in_flight_by_stage",
     "orders",
     "peak_in_flight",
+    "receives_ahead",
     "simulate",
 ]

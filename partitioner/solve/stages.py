@@ -29,6 +29,7 @@ from partitioner.schedule import (
     backward_parts,
     in_flight_by_stage,
     orders,
+    receives_ahead,
     simulate,
 )
 from partitioner.solve.state import Matrix
@@ -478,7 +479,11 @@ class _Search:
     def _timetable(self, cuts: Sequence[int], sequence: Sequence[int]) -> Timetable:
         plan = self.orders(len(sequence))
         self.simulated += sum(map(len, plan))
-        return simulate(plan, stage_seconds(self.problem, cuts, sequence))
+        return simulate(
+            plan,
+            stage_seconds(self.problem, cuts, sequence),
+            ahead=receives_ahead(self.problem.schedule),
+        )
 
     def _fits(self, cuts: Sequence[int], sequence: Sequence[int]) -> bool:
         ranks, stages = len(sequence), len(cuts) - 1
