@@ -154,7 +154,7 @@ def _torchvision() -> None:
     )
     add("EfficientNet", _efficientnet)
     add("DenseNet", _densenet)
-    add("DenseNet, checkpointed", lambda: _densenet(memory_efficient=True))
+    add("DenseNet checkpointed", lambda: _densenet(memory_efficient=True))
     add(
         "GoogLeNet",
         lambda: _models().GoogLeNet(num_classes=CLASSES, init_weights=False),
@@ -212,8 +212,8 @@ def _timm() -> None:
     add("NFNet", "test_nfnet")
     add("RegNet", "regnety_002")
     add("ViT", "vit_tiny_patch16_224", **vit, drop_path_rate=0.1)
-    add("ViT, relative positions", "vit_relpos_small_patch16_224", **vit)
-    add("DeiT, distilled", "deit_tiny_distilled_patch16_224", **vit)
+    add("ViT of relative positions", "vit_relpos_small_patch16_224", **vit)
+    add("DeiT distilled", "deit_tiny_distilled_patch16_224", **vit)
     add(
         "Swin", "swin_tiny_patch4_window7_224", img_size=32, patch_size=4, window_size=4,
         embed_dim=16, depths=(2, 2), num_heads=(2, 4),
@@ -223,7 +223,7 @@ def _timm() -> None:
     add("EVA-02", "eva02_tiny_patch14_224", **vit)
     add("XCiT", "xcit_nano_12_p16_224", img_size=32, embed_dim=32, depth=2, num_heads=2)
     add("PoolFormer", "MetaFormer", dims=(8, 16), depths=(1, 1))
-    add("ViT, pooled by attention", "test_vit3", img_size=32)
+    add("ViT pooled by attention", "test_vit3", img_size=32)
 
 
 # diffusers
@@ -268,7 +268,7 @@ def _diffusers() -> None:
         down_block_types=("DownBlock2D", "AttnDownBlock2D"),
         up_block_types=("AttnUpBlock2D", "UpBlock2D"),
     )  # fmt: skip
-    add("UNet2D, conditioned", "UNet2DConditionModel", latents, **crossed, **around)
+    add("UNet of Stable Diffusion", "UNet2DConditionModel", latents, **crossed, **around)
     add(
         "UNet of SDXL", "UNet2DConditionModel",
         lambda batch: {

@@ -243,7 +243,9 @@ def _line(
     for first, second in pairs:
         later[first].add(second)
         earlier[second].add(first)
-    ends = {("net", index): max(map(place.__getitem__, pins)) for index, (pins, _) in enumerate(nets)}
+    ends = {
+        ("net", index): max(map(place.__getitem__, pins)) for index, (pins, _) in enumerate(nets)
+    }
     for group in order:
         near = earlier[group] | later[group]
         ends["group", group] = max(map(place.__getitem__, near), default=-1)
@@ -254,13 +256,17 @@ def _line(
     for turn, group in enumerate(order):
         touched = [("net", index) for index in nets_of[group]]
         still = [end for end in open_ends if ends[end] > turn]
-        still += [end for end in (*touched, ("group", group)) if end not in open_ends and ends[end] > turn]
+        still += [
+            end for end in (*touched, ("group", group)) if end not in open_ends and ends[end] > turn
+        ]
         ordered = bool(earlier[group] or later[group])
         new: dict[tuple[int, ...], int] = {}
         arcs: dict[tuple[bool, float, int], dict[int, int]] = {}
         for state, source in states.items():
             known = dict(zip(open_ends, state, strict=True))
-            lowest = max((known.get(("group", other), BEFORE) for other in earlier[group]), default=BEFORE)
+            lowest = max(
+                (known.get(("group", other), BEFORE) for other in earlier[group]), default=BEFORE
+            )
             highest = min(
                 (known.get(("group", other), AFTER) for other in later[group]),
                 default=AFTER if ordered else WITHIN,
