@@ -197,7 +197,9 @@ def main() -> None:
     by_roofline = [
         seconds
         for name, batch, noted in asked
-        for seconds in node_seconds(planned(ZOO[name], Calibrated(without(every, noted.signatures)), batch))
+        for seconds in node_seconds(
+            planned(ZOO[name], Calibrated(without(every, noted.signatures)), batch)
+        )
     ]
     within = sum(abs(ratio - 1) <= TARGET for ratio in ratios.values())
     print(
