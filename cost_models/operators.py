@@ -110,7 +110,7 @@ class OperatorRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._on_call(call)
 
 
-class _ReuseRecorder(OperatorRecorder):
+class _ReuseRecorder(OperatorRecorder):  # type: ignore[no-untyped-call]
     """Notes what a step, which is repeated, touches from one use of a tensor to the next."""
 
     def __init__(self, on_call: Callable[[OperatorCall], None]) -> None:

@@ -128,7 +128,7 @@ def _turns(
 def _copy_of(tensor: torch.Tensor) -> torch.Tensor:
     """The same elements at the same places of another storage."""
     copy = torch.empty(0, dtype=tensor.dtype, device=tensor.device)
-    storage = tensor.untyped_storage().clone()
+    storage = tensor.untyped_storage().clone()  # type: ignore[no-untyped-call]
     return copy.set_(storage, tensor.storage_offset(), tensor.size(), tensor.stride())
 
 

@@ -129,10 +129,13 @@ class _Prices:
     ) -> tuple[dict[str, float], dict[str, float]]:
         """Seconds of forward and backward on each device that can do both.
 
+        What a checkpointed region computes again is part of the backward.
+
         Raises:
             InfeasibleError: there is none.
         """
-        forward, backward = self.seconds(name, trace.forward), self.seconds(name, trace.backward)
+        forward = self.seconds(name, trace.forward)
+        backward = self.seconds(name, (*trace.recomputed, *trace.backward))
         able = [device for device in forward if isfinite(forward[device] + backward[device])]
         if not able:
             raise InfeasibleError(

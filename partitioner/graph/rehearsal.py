@@ -124,7 +124,7 @@ def rehearse(
         )
         if whole.whole or whole.root:
             with mode, suppress(Exception):  # what decides by its data runs node by node only
-                whole.lay_over(rehearsal.ledger, run.forward_end, training)
+                whole.lay_over(rehearsal, run.forward_end, training)
     return rehearsal
 
 
