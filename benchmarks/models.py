@@ -181,7 +181,9 @@ def main() -> None:
     parser.add_argument("--smoke", action="store_true", help="a few models only")
     parser.add_argument("--models", help="names, with commas between")
     parser.add_argument(
-        "--library", default="transformers,plain", help=f"of {', '.join(LISTS)}, with commas between"
+        "--library",
+        default="transformers,plain",
+        help=f"of {', '.join(LISTS)}, with commas between",
     )
     parser.add_argument("--resume", action="store_true", help="keep what the page has right")
     parser.add_argument("-o", "--output", type=Path, help="write a page to this file")

@@ -224,9 +224,7 @@ class _Session:
         mode = _fake_mode()
         clone = in_mode(fake_clone(self.model, mode), training)
         held = named_tensors(clone)
-        recorder = Recorder(
-            clone, mode, symbols, self.leaves, self.real, self.hooked, self.answers
-        )
+        recorder = Recorder(clone, mode, symbols, self.leaves, self.real, self.hooked, self.answers)
 
         def make(name: str, tensor: Tensor) -> Tensor:
             fake = fake_like(tensor, mode)
