@@ -20,9 +20,16 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 
-from partitioner.capture import Answering, Captured, fake_clone, in_mode, quiet, tensor_specs
+from partitioner.capture import (
+    Answering,
+    Captured,
+    Fakes,
+    fake_clone,
+    in_mode,
+    quiet,
+    tensor_specs,
+)
 from partitioner.dry_run import MeasuredMemory, largest, without_gradients
 from partitioner.emit import place
 from partitioner.errors import SpecError
@@ -129,7 +136,7 @@ def _generated(
     static: bool,
 ) -> dict[str, MeasuredMemory]:
     caches: Any = sys.modules["transformers"]
-    with quiet(), FakeTensorMode(allow_non_fake_inputs=True) as mode, Answering() as answers:
+    with quiet(), Fakes() as mode, Answering() as answers:
         fake = in_mode(fake_clone(model, mode), False)
         with virtual_gpus(cluster, limits=False) as gpus:
             placed: Any = place(fake, captured, placement, detours=cluster.detours)

@@ -20,6 +20,7 @@ from partitioner.capture.clone import (
 )
 from partitioner.capture.conditions import Condition, Dimension
 from partitioner.capture.example import example_call
+from partitioner.capture.fakes import Fakes
 from partitioner.capture.inputs import InputSpec, by_keyword
 from partitioner.capture.leaves import collects_results
 from partitioner.capture.program import (
@@ -42,6 +43,7 @@ __all__ = [
     "Captured",
     "Condition",
     "Dimension",
+    "Fakes",
     "GraphRun",
     "InputSpec",
     "Inputs",

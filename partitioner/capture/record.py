@@ -10,13 +10,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from partitioner.capture.assemble import ordered, state_specs
 from partitioner.capture.captured import Captured
 from partitioner.capture.check import check
 from partitioner.capture.clone import fake_clone, fake_like, in_mode, named_tensors
+from partitioner.capture.fakes import Fakes
 from partitioner.capture.groups import Groups
 from partitioner.capture.inputs import prepared
 from partitioner.capture.layers import layers_of, values_of, volatile_names
@@ -313,5 +313,5 @@ def _noted(each: tuple[str, Tensor], inputs: list[tuple[str, Tensor]]) -> Tensor
     return each[1]
 
 
-def _fake_mode() -> FakeTensorMode:
-    return FakeTensorMode(allow_non_fake_inputs=True, shape_env=ShapeEnv(), static_shapes=True)
+def _fake_mode() -> Fakes:
+    return Fakes(shape_env=ShapeEnv(), static_shapes=True)

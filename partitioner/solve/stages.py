@@ -26,8 +26,10 @@ from partitioner.schedule import (
     Orders,
     StageSeconds,
     Timetable,
+    backward_parts,
     in_flight_by_stage,
     orders,
+    receives_ahead,
     simulate,
 )
 from partitioner.solve.state import Matrix
@@ -79,6 +81,8 @@ class StageProblem:
         micro_batches: in a step.
         stages_per_rank: how many stages each device has.
         training: a step has a backward.
+        splits_until: by first unit, the last place up to which a stage can compute the gradients
+            of its parameters apart; none where the schedule does not.
     """
 
     units: tuple[str, ...]
@@ -97,6 +101,7 @@ class StageProblem:
     micro_batches: int
     stages_per_rank: int = 1
     training: bool = True
+    splits_until: tuple[int, ...] = ()
 
     def transfer_seconds(self, source: int, destination: int, nbytes: int) -> float:
         """Seconds that `nbytes` take from one device to another."""
@@ -175,7 +180,10 @@ def stage_seconds(
     for stage in range(count):
         units = range(cuts[stage], cuts[stage + 1])
         here = devices[stage % len(devices)]
+        backward = sum(problem.backward_seconds[unit][here] for unit in units)
         weight = sum(problem.weight_seconds[unit][here] for unit in units)
+        splits = not problem.splits_until or units.stop <= problem.splits_until[units.start]
+        first_part, second_part = backward_parts(stage, backward, weight, splits)
         send = send_back = 0.0
         if stage + 1 < count:
             after = devices[(stage + 1) % len(devices)]
@@ -186,8 +194,8 @@ def stage_seconds(
         found.append(
             StageSeconds(
                 forward=sum(problem.forward_seconds[unit][here] for unit in units),
-                backward_input=sum(problem.backward_seconds[unit][here] for unit in units) - weight,
-                backward_weight=weight,
+                backward_input=first_part,
+                backward_weight=second_part,
                 send=send,
                 send_back=send_back,
             )
@@ -471,7 +479,11 @@ class _Search:
     def _timetable(self, cuts: Sequence[int], sequence: Sequence[int]) -> Timetable:
         plan = self.orders(len(sequence))
         self.simulated += sum(map(len, plan))
-        return simulate(plan, stage_seconds(self.problem, cuts, sequence))
+        return simulate(
+            plan,
+            stage_seconds(self.problem, cuts, sequence),
+            ahead=receives_ahead(self.problem.schedule),
+        )
 
     def _fits(self, cuts: Sequence[int], sequence: Sequence[int]) -> bool:
         ranks, stages = len(sequence), len(cuts) - 1
