@@ -1,13 +1,13 @@
 """What can be placed: `python -m benchmarks.models [-o docs/models.md] [--resume] [--models A,B]`.
 
-Every architecture of `tests.architectures` and every model of `tests.zoo`, and with
-`--library torchvision,timm,diffusers` those of `tests.libraries`, which `pip install
-'partitioner[models]'` brings, small and with random weights. Each is planned in training mode for 2 and for 4 devices with the objective `memory`, which
-splits whatever can be split. The placed module then runs on virtual GPUs beside the original, in
-train and in eval mode: outputs and their type, gradients, buffers and `state_dict` keys must be
-equal. At another batch size it must do the same, or refuse the call. The page is written after
-each model, so that a run can be stopped: it then names what was not run, and `--resume` goes on
-from there, keeping every row of the page that is right.
+Every architecture of `tests.architectures` and every model of `tests.zoo`, small and with random
+weights, is planned in training mode for 2 and for 4 devices with the objective `memory`, which
+splits whatever can be split; with `--library torchvision,timm,diffusers` those of
+`tests.libraries`, which `pip install 'partitioner[models]'` brings. The placed module then runs on
+virtual GPUs beside the original, in train and in eval mode: outputs and their type, gradients,
+buffers and `state_dict` keys must be equal. At another batch size it must do the same, or refuse
+the call. The page is written after each model, so that a run can be stopped: it then names what was
+not run, and `--resume` goes on from there, keeping every row of the page that is right.
 """
 
 from __future__ import annotations

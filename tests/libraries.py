@@ -118,11 +118,11 @@ def _deeplab() -> nn.Module:
 class _Backbone(nn.Sequential):
     """What torchvision's detectors take for a backbone."""
 
-    out_channels = 16
+    out_channels = 32
 
     def __init__(self) -> None:
         super().__init__(
-            nn.Conv2d(3, 8, 3, 2, 1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 16, 3, 2, 1)
+            nn.Conv2d(3, 8, 3, 2, 1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 32, 3, 2, 1)
         )
 
 

@@ -112,8 +112,8 @@ def own_code(model: nn.Module, x: Tensor, *, whole: bool) -> str:
     captured = capture(model, (x,), training=True)
     called = [node.target for node in captured.graph.nodes if node.op == "call_module"]
     assert (called == [""]) == whole
-    assert (captured.colocated == (tuple(captured.nodes),)) == whole
-    if whole and not x.is_meta:
+    if whole:
+        assert captured.colocated == (tuple(captured.nodes),)
         assert torch.equal(GraphRun(model, captured).call(x), model(x))
     return captured.opaque[""]
 
