@@ -45,18 +45,18 @@ from partitioner.distributed import PipelineLayout, RankPipeline, first_micro_ba
 from partitioner.graph import stage_units, training_loss
 
 MICRO_BATCHES = 4
-MOST_TRIED, SMOKE_TRIED = 64, 3
+MOST_TRIED, SMOKE_TRIED = 40, 3
 """Cuts of one model that are tried at first."""
-STEPS, SMOKE_STEPS = 3, 1
+STEPS, SMOKE_STEPS = 2, 1
 """Of each cut, of which the fastest counts."""
-FINALISTS = 6
+FINALISTS = 4
 """Cuts that are measured again."""
-ROUNDS, SMOKE_ROUNDS = 24, 4
+ROUNDS, SMOKE_ROUNDS = 16, 4
 NAMES = ("cuda:0", "cuda:1")
 """Stand for the two processes."""
 MESSAGES = (8, 1_000_000)
 """Bytes of the messages by which the link is measured."""
-EXCHANGES = 40
+EXCHANGES = 30
 WORK_NBYTES = 32_000_000
 """What the processes touch between two of them."""
 

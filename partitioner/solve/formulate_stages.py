@@ -74,6 +74,7 @@ def formulate_stages(
     index = {name: i for i, name in enumerate(devices)}
     every = tuple(range(len(devices)))
     latency_seconds, seconds_per_byte = link_tables(devices, roads_between(cluster, devices))
+    barred = cluster.detours
     problem = StageProblem(
         units=tuple(unit[0] for unit in line),
         forward_seconds=tuple(
@@ -97,7 +98,13 @@ def formulate_stages(
             (_places(one, place), _places(other, place)) for one, other in demands.separated
         ),
         splits_until=_splits_until(graph, line) if schedule == "zero-bubble" else (),
-        latency_seconds=latency_seconds,
+        latency_seconds=tuple(
+            tuple(
+                inf if (source, target) in barred else seconds
+                for target, seconds in zip(devices, row, strict=True)
+            )
+            for source, row in zip(devices, latency_seconds, strict=True)
+        ),
         seconds_per_byte=seconds_per_byte,
         schedule=schedule,
         micro_batches=micro_batches,
