@@ -11,16 +11,16 @@ from torch import Tensor, nn
 import partitioner
 
 X = torch.randn(16, 64)
-TIGHT = "2x100KiB"
+TIGHT = "2x80KiB"
 
 
 class Branches(nn.Module):
-    """Four branches of two layers, on no one device."""
+    """Two branches of two layers, which together are on no one device."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.first = nn.ModuleList(nn.Linear(64, 48 + 8 * i) for i in range(4))
-        self.second = nn.ModuleList(nn.Linear(48 + 8 * i, 16) for i in range(4))
+        self.first = nn.ModuleList(nn.Linear(64, 96 + 16 * i) for i in range(2))
+        self.second = nn.ModuleList(nn.Linear(96 + 16 * i, 32) for i in range(2))
 
     def forward(self, x: Tensor) -> Tensor:
         pairs = zip(self.first, self.second, strict=True)
@@ -46,8 +46,6 @@ def test_a_limit_that_has_passed_leaves_a_plan_with_a_true_gap() -> None:
     assert certificate.gap == pytest.approx(1 - certificate.bound / certificate.objective)
     assert certificate.objective == pytest.approx(hasty.step_seconds)
     assert all(use.peak <= use.limit for use in hasty.memory.values())
-    placed = hasty.apply(model := Branches())
-    assert set(dict(placed.named_parameters())) == set(dict(model.named_parameters()))
 
 
 def test_a_plan_in_no_time_is_never_worse_than_the_one_to_start_from() -> None:
