@@ -40,8 +40,8 @@ class WholeCalls(Run):
         captured: as for `Run`.
         mode: as for `Run`.
         expected: the operators of the run node by node, each with its node's index.
-        devices: how many there are. With one, the model itself is called; with several, a
-            submodule of more than half of the nodes is taken to be split.
+        several: whether there are several devices. With one, the model itself is called; with
+            several, a submodule of more than half of the nodes is taken to be split.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class WholeCalls(Run):
         mode: FakeTensorMode,
         expected: Sequence[tuple[Any, int]],
         *,
-        devices: int,
+        several: bool,
     ) -> None:
         super().__init__(model, captured, mode)
         self.expected = expected
@@ -59,14 +59,14 @@ class WholeCalls(Run):
         self.checkpointed: list[_Region] = []
         self.recomputing: _Region | None = None
         self.recomputed: dict[int, list[OperatorCall]] = {}
-        self.root = devices == 1 and any(call.foldable and not call.path for call in captured.calls)
+        self.root = not several and any(c.foldable and not c.path for c in captured.calls)
         self.whole: dict[str, ModuleCall] = {}
         self.begins: dict[str, ModuleCall] = {}
         self.results: dict[str, Any] = {}
         state = {node.name for node in captured.graph.nodes if node.op == "get_attr"}
         for call in captured.calls:
             nodes = [name for name in call.nodes if name not in state]
-            if not call.path or not nodes or (devices > 1 and 2 * len(nodes) > len(self.order)):
+            if not call.path or not nodes or (several and 2 * len(nodes) > len(self.order)):
                 continue
             if nodes[0] not in self.whole and self._is_whole(call):
                 self.whole.update(dict.fromkeys(nodes, call))
