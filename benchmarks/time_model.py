@@ -36,9 +36,7 @@ LEAST_SECONDS = 0.03
 decides, and no one splits such a model."""
 LARGEST_BATCH = 262_144
 TARGET = 0.15
-SECONDS = 0.6
-"""For which a step is repeated, half before and half after its operators are measured."""
-BETWEEN_SECONDS = 0.1
+BETWEEN_SECONDS = 0.05
 """Of measuring operators, after which the step is timed again."""
 
 
@@ -98,13 +96,12 @@ def step_of(case: Case, model: nn.Module, batch: int) -> Callable[[], None]:
     return step
 
 
-def timed(step: Callable[[], None], seconds: float) -> list[float]:
+def timed(step: Callable[[], None]) -> list[float]:
     """Seconds of repeated steps."""
     for _ in range(3):
         step()
     samples: list[float] = []
-    begun = time.process_time()
-    while len(samples) < 5 or time.process_time() - begun < seconds:
+    while len(samples) < 5:
         start = time.process_time()
         step()
         samples.append(time.process_time() - start)
@@ -115,7 +112,7 @@ def batch_for(case: Case) -> int:
     """The least power of two with which a step takes `LEAST_SECONDS`."""
     batch = 8
     while case.batched and batch < LARGEST_BATCH:
-        samples = timed(step_of(case, case.build().train(), batch), 0.0)
+        samples = timed(step_of(case, case.build().train(), batch))
         if min(samples) >= LEAST_SECONDS:
             break
         batch *= 2
@@ -136,13 +133,13 @@ def planned(case: Case, cost_model: CostModel, batch: int) -> partitioner.Plan:
 
 
 def compared(
-    case: Case, cost_model: MeasuredCostModel, batch: int, seconds: float
+    case: Case, cost_model: MeasuredCostModel, batch: int
 ) -> tuple[partitioner.Plan, Noted, float]:
     """The plan under measured costs, what was asked for it, and the seconds of its step."""
     model = case.build().train()
     size = {"batch": batch} if case.batched else {}
     step = step_of(case, model, batch)
-    samples = timed(step, seconds / 2)
+    samples = timed(step)
     last = time.process_time()
 
     def between(*_: object) -> None:
@@ -157,7 +154,6 @@ def compared(
     cost_model.measure(
         model, "cpu", case.args(**size), example_kwargs=case.kwargs(**size), progress=between
     )
-    samples += timed(step, seconds / 2)
     noted = Noted(cost_model)
     return planned(case, noted, batch), noted, statistics.median(samples)
 
@@ -185,9 +181,8 @@ def main() -> None:
     print("| model | batch | measured ms | predicted / measured |\n| --- | ---: | ---: | ---: |")
     for name in names:
         batch = 8 if options.smoke else batch_for(ZOO[name])
-        seconds = 0.1 if options.smoke else SECONDS
         cost_model = MeasuredCostModel(clock=time.process_time)
-        plan, noted, measured = compared(ZOO[name], cost_model, batch, seconds)
+        plan, noted, measured = compared(ZOO[name], cost_model, batch)
         ratios[name] = plan.step_seconds / measured
         by_table += node_seconds(plan)
         every.measurements[kind.name] |= cost_model.measurements[kind.name]

@@ -13,10 +13,12 @@ What the loop keeps of one token is there while the next is made, so two are mad
 from __future__ import annotations
 
 import itertools
+import logging
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import Tensor, fx, nn
@@ -136,7 +138,8 @@ def _generated(
     static: bool,
 ) -> dict[str, MeasuredMemory]:
     caches: Any = sys.modules["transformers"]
-    with quiet(), Fakes() as mode, Answering() as answers:
+    advice = mock.patch.object(logging.getLogger("transformers.generation.utils"), "disabled", True)
+    with quiet(), advice, Fakes() as mode, Answering() as answers:
         fake = in_mode(fake_clone(model, mode), False)
         with virtual_gpus(cluster, limits=False) as gpus:
             placed: Any = place(fake, captured, placement, detours=cluster.detours)

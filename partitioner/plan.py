@@ -13,7 +13,6 @@ import msgspec
 import networkx as nx
 import torch
 from torch import Tensor, nn
-from torch.distributed import ProcessGroup
 
 from partitioner.capture import (
     Captured,
@@ -44,6 +43,7 @@ from partitioner.report import (
 from partitioner.virtual import suspended
 
 if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
     from torch.distributed.pipelining import SplitPoint
 
     from partitioner.distributed import RankPipeline

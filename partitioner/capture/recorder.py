@@ -54,6 +54,7 @@ from partitioner.capture.stand_in import RealRun
 from partitioner.capture.structure import Structure, dissect
 from partitioner.capture.symbols import Symbols
 from partitioner.capture.truths import (
+    MOST_ON_THE_WAY,
     STAND_INS,
     Answers,
     drawn,
@@ -106,7 +107,7 @@ class Recorder(TorchFunctionMode):
         self._keep: list[Any] = []
         self._on = False
         self._depth = 0
-        self._answers = None if answers is None else Answers(other=answers)
+        self._answers = None if answers is None else Answers(other=answers, most=MOST_ON_THE_WAY)
         self._state_names: dict[int, str] = {}
         self._held = named_tensors(model)
         for held in self._held:

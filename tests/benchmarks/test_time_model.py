@@ -23,7 +23,7 @@ def test_predicted_and_measured_are_of_one_step() -> None:
     cost_model = MeasuredCostModel()
     cost_model.measure(nn.Tanh(), "cpu", torch.zeros(3), training=False)
     before = set(cost_model.measurements["generic-cpu"])
-    plan, noted, measured = compared(ZOO["mlp"], cost_model, 8, 0.02)
+    plan, noted, measured = compared(ZOO["mlp"], cost_model, 8)
     assert measured > 0
     assert plan.mode == "train"
     assert plan.step_seconds > 0

@@ -91,6 +91,20 @@ class InAnObject(nn.Module):
         return Kept(x * 2 if x.sum() > 0 else x)
 
 
+class Until(nn.Module):
+    """Goes on for as long as its data say."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.before, self.layer = nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.before(x)
+        while x.norm() > 1:
+            x = self.layer(x) * 0.1
+        return x
+
+
 class DrawsInPython(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return x * 2 if random.random() < 0.5 else x
@@ -123,6 +137,14 @@ def test_a_decision_by_data_at_the_root_is_taken_one_way_and_tells_the_line() ->
     assert "zoo.py:" in own_code(DataDependentRoot(), x, whole=False)
     text = own_code(DataDependentRoot().to("meta"), x.to("meta"), whole=False)
     assert "if y.mean() > 0:" in text
+
+
+def test_a_loop_over_data_at_the_root_is_left_out_and_its_layers_are_placed() -> None:
+    x = torch.randn(2, 4)
+    assert "while x.norm() > 1:" in own_code(Until(), x, whole=False)
+    captured = capture(Until(), (x,), training=True)
+    assert captured.nodes["layer_weight"].state == ("layer.weight",)
+    assert ("layer_weight", "layer_bias") in captured.colocated
 
 
 def test_inputs_of_a_wrong_size_tell_the_module_and_what_pytorch_says() -> None:
