@@ -6,9 +6,9 @@ No assignment stays within a load `T` if there are worths of the groups, none be
 
 since the shares of an assignment are worth as much as all groups, and each no more than the best
 share of its device (`shares.py`). The best worths are the dual of a linear programme that covers
-the groups by shares, one for each device, and whose bound is far above that of assigning one group
-at a time: it knows that two and a half blocks do not fit where two do, and has no use for the names
-of equal devices. Its columns are made as they are asked for: worths from the shares so far, the best
+the groups by shares, one for each device, and whose bound is far above that of assigning one
+group at a time: it knows that two blocks fit where two and a half do not, and equal devices have no
+names in it. Its columns are made as they are asked for: worths from the shares so far, the best
 shares by these worths, and again; worths are drawn towards the best ones so far, which steadies
 them. All of them prove something, so that the search may end at any time.
 
@@ -29,8 +29,9 @@ from numpy.typing import NDArray
 from partitioner.solve.bounds import group_table
 from partitioner.solve.effort import Effort
 from partitioner.solve.ideals import device_kinds
+from partitioner.solve.narrow import Line, narrow_line
 from partitioner.solve.programme import covering_prices
-from partitioner.solve.shares import Line, Shares, narrow_line
+from partitioner.solve.shares import Shares
 from partitioner.solve.state import Tables
 
 Floats = NDArray[np.float64]
@@ -95,6 +96,8 @@ class _Covering:
         """The load up to which assignments are disproved."""
         high = self.known
         seconds = np.min([kind.seconds for kind in self.kinds], axis=0)
+        if not seconds.any():
+            return low
         weights = (1 + HEAVY * seconds / seconds.max()).tolist()
         numbers = [kind.number for kind in self.kinds]
         center = seconds / seconds.sum()

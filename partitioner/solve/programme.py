@@ -1101,9 +1101,9 @@ def covering_prices(
 ) -> list[float]:
     """Worths of groups, the dual of covering them by shares, `numbers[k]` of them of kind `k`.
 
-        maximise  sum_g weights[g] worth[g]
-        sum_{g in S} worth[g] <= rent[k]                     for every share (k, S)
-        sum_k numbers[k] rent[k] = 1
+    maximise  sum_g weights[g] worth[g]
+    sum_{g in S} worth[g] <= rent[k]                     for every share (k, S)
+    sum_k numbers[k] rent[k] = 1
     """
     lp = pulp.LpProblem("covering", pulp.LpMaximize)
     worth = [lp.add_variable(f"worth_{group}", 0, 1) for group in range(len(weights))]
