@@ -17,7 +17,7 @@ from partitioner.solve.company import applies
 from partitioner.solve.configurations import configuration_bound
 from partitioner.solve.contract import contract
 from partitioner.solve.effort import Effort
-from partitioner.solve.evaluate import count, loads
+from partitioner.solve.evaluate import count
 from partitioner.solve.narrow import narrow_line
 from partitioner.solve.shares import Shares
 from partitioner.solve.state import Tables
