@@ -22,10 +22,10 @@ from partitioner.solve.configurations import configuration_bound
 from partitioner.solve.contract import contract
 from partitioner.solve.dominated import without_dominated
 from partitioner.solve.effort import Effort
-from partitioner.solve.evaluate import count
+from partitioner.solve.evaluate import count, switches
 from partitioner.solve.followers import follow
 from partitioner.solve.ideals import best_ordered_split
-from partitioner.solve.improve import Rank, by_objective, by_ties, descend, kicked
+from partitioner.solve.improve import Rank, by_objective, descend, kicked
 from partitioner.solve.infeasible import Verdict, explain, least_lack, never_fits
 from partitioner.solve.intervals import lines, splits
 from partitioner.solve.labels import applies, best_in_order
@@ -41,6 +41,7 @@ from partitioner.solve.programme import (
     programme_entries,
 )
 from partitioner.solve.state import State, Tables
+from partitioner.solve.tidy import tidy
 from partitioner.solve.waists import cheapest_walk
 
 PROVEN = 1e-7
@@ -429,11 +430,11 @@ class _Search:
         return True
 
     def _ties(self) -> None:
-        """Among equally good assignments: less traffic, fewer transfers, lower devices first."""
+        """Among equally good assignments: less traffic, fewer transfers, fewer switches."""
         assert self.best is not None
         self._settle(self.tables.canonical(self.best, range(len(self.tables.groups))))
         state = State(self.tables, self.best)
-        descend(state, Effort(TIE_UNITS, self.deadline), by_ties)
+        tidy(state, Effort(TIE_UNITS, self.deadline))
         self._settle(state.placed)
         late = self.deadline is not None and time.monotonic() >= self.deadline
         places = len(self.tables.groups) * len(self.problem.devices)
@@ -459,7 +460,7 @@ class _Search:
             if answer.placed is not None:
                 self._settle(self.tables.canonical(answer.placed, range(len(self.tables.groups))))
         state = State(self.tables, self.best)
-        descend(state, Effort(TIE_UNITS, self.deadline), by_ties)
+        tidy(state, Effort(TIE_UNITS, self.deadline))
         self._settle(state.placed)
 
     def _settle(self, placed: Sequence[int]) -> None:
@@ -468,8 +469,8 @@ class _Search:
         new, old = count(self.problem, placed), count(self.problem, self.best)
         if new.feasible and (
             new.objective <= old.objective * (1 + 1e-12)
-            and (new.moved_nbytes, new.moves, list(placed))
-            < (old.moved_nbytes, old.moves, self.best)
+            and (new.moved_nbytes, new.moves, switches(placed), list(placed))
+            < (old.moved_nbytes, old.moves, switches(self.best), self.best)
         ):
             self.best, self.value = list(placed), new.objective
 
