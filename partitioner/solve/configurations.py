@@ -44,11 +44,14 @@ HEAVY = 1e-3
 """Of a worth's weight in the programme, for the heaviest group: it decides among equal worths."""
 ROUNDING = 1e-9
 """Relative, of sums of worths and loads."""
-ENTRIES = 5e6
-"""Arcs times buckets of loads: a fraction of a second."""
+PATIENCE = 10
+"""Rounds in a row that prove nothing new."""
+ENTRIES = 2.5e6
+"""Arcs times buckets of loads: a fraction of a second for the shares of one device."""
 MOST_BUCKETS = 4_000
 LEAST_BUCKETS = 400
 ENTRIES_A_UNIT = 10.0
+"""Of effort."""
 
 
 def configuration_bound(tables: Tables, known: float, low: float, effort: Effort) -> float:
@@ -104,7 +107,9 @@ class _Covering:
         best, rest = self._price(center, (low + high) / 2)
         self._cover(rest, (low + high) / 2)
         low = max(low, min(high, best.bound()))
-        while high - low > CLOSE * self.known and self.effort.spend(0):
+        idle = 0
+        while high - low > CLOSE * self.known and idle < PATIENCE and self.effort.spend(0):
+            proven = low
             target = (low + high) / 2
             carried = [share for share, load in self.shares.items() if load <= target]
             worth = np.array(covering_prices(weights, numbers, carried))
@@ -124,6 +129,7 @@ class _Covering:
                 self._cover(rest, target)
                 if len(self.shares) == before:
                     high = target
+            idle = 0 if low > proven else idle + 1
         return low
 
     def _price(self, worth: Floats, limit: float) -> tuple[_Curve, Floats]:
