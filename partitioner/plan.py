@@ -215,6 +215,8 @@ class Plan(PlanDocument, frozen=True):
                 the processes have different plans, models, checkpoints or versions.
             CheckpointError: the checkpoint is damaged, or not of this model.
         """
+        from partitioner.distributed import RankPipeline  # takes seconds
+
         opened = None if checkpoint is None else open_checkpoint(checkpoint)
         layout = self._layout(model)
         data = {} if opened is None else match(model, opened, strict=strict)
@@ -225,8 +227,6 @@ class Plan(PlanDocument, frozen=True):
             "partitioner": version("partitioner"),
             "torch": torch.__version__,
         }
-        from partitioner.distributed import RankPipeline
-
         return RankPipeline(
             model, layout, device, loss_fn, group, replicas, identity=identity, data=data
         )

@@ -22,6 +22,7 @@ from partitioner.capture.conditions import Condition, Dimension
 from partitioner.capture.example import example_call
 from partitioner.capture.fakes import Fakes
 from partitioner.capture.inputs import InputSpec, by_keyword
+from partitioner.capture.leaves import collects_results
 from partitioner.capture.program import (
     captured_of,
     example_of,
@@ -57,6 +58,7 @@ __all__ = [
     "capture",
     "captured_of",
     "clone",
+    "collects_results",
     "example_call",
     "example_of",
     "fake_clone",

@@ -48,8 +48,7 @@ def _entries(path: Path) -> _Entries:
         return _entries_of_folder(path)
     existing(path)
     if path.name == METADATA:
-        # Takes long to import.
-        from partitioner.checkpoint.distributed import distributed_entries
+        from partitioner.checkpoint.distributed import distributed_entries  # takes seconds
 
         return distributed_entries(path.parent)
     if path.name.endswith(_INDEX):

@@ -7,8 +7,8 @@
 
 Both are stepped alike: `pipeline.step(*batch, target=labels, losses=[])`.
 
-PyTorch's own pipelines and distributed checkpoints take long to import: that is done when a name
-that needs them is asked for.
+`torch.distributed.pipelining` and `.checkpoint` take as long to import as PyTorch itself; what
+needs them is imported when it is asked for.
 """
 
 from importlib import import_module
@@ -43,14 +43,10 @@ __all__ = [
     "whole_batch",
 ]
 
-_LATER = {
-    "RankPipeline": "ranks",
-    "resume_checkpoint": "resume",
-    "save_checkpoint": "resume",
-}
+_LATE = {"RankPipeline": "ranks", "resume_checkpoint": "resume", "save_checkpoint": "resume"}
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _LATER:
+    if name not in _LATE:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_LATER[name]}"), name)
+    return getattr(import_module(f"{__name__}.{_LATE[name]}"), name)

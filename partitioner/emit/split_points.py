@@ -31,7 +31,7 @@ def split_points(program: Program, stages: Mapping[str, int]) -> dict[str, Split
         PlanError: a stage begins inside a module, or before a module that is called again; the
             message names it.
     """
-    from torch.distributed.pipelining import SplitPoint
+    from torch.distributed.pipelining import SplitPoint  # takes seconds
 
     graph, infos = graph_of(program)
     nodes = [node for node in graph.nodes if node.name in stages]
