@@ -290,7 +290,7 @@ def times(job: dict[str, Any]) -> dict[str, Any]:
             taken[place] = _timed(steps[place] if place or dist.get_rank() == 0 else _nothing)
         if turn >= 0:
             rounds.append([taken[place] for place in range(len(steps))])
-    one, *others = _medians(rounds[::2])
+    others = _medians(rounds[::2])[1:]
     best = 1 + others.index(min(others))
     place_of = {"one": 0, "planned": 0, "best": best}
     place_of |= {way: 1 + distinct.index(stage_of) for way, stage_of in ways.items()}

@@ -421,9 +421,7 @@ def _check_separated(demands: Demands, stages: Mapping[str, int], ranks: Sequenc
             )
 
 
-def _infeasible(
-    cluster: Cluster, names: Sequence[str], lacks: Sequence[int]
-) -> InfeasibleError:
+def _infeasible(cluster: Cluster, names: Sequence[str], lacks: Sequence[int]) -> InfeasibleError:
     shortfall = {name: nbytes for name, nbytes in zip(names, lacks, strict=True) if nbytes}
     total = sum(lacks)
     told = ", ".join(f"{format_nbytes(nbytes)} on '{name}'" for name, nbytes in shortfall.items())

@@ -269,8 +269,7 @@ def _first_line(problem: StageProblem, ranks: int) -> Iterator[tuple[int, ...]]:
         fitting = (
             device
             for device in range(following, count)
-            if device not in line
-            and (not line or problem.latency_seconds[line[-1]][device] < inf)
+            if device not in line and (not line or problem.latency_seconds[line[-1]][device] < inf)
         )
         device = next(fitting, None)
         if device is not None:
