@@ -1,11 +1,14 @@
 """What a placed module costs beside the original, a hand-split, and accelerate's hooks.
 
-    python -m benchmarks.overhead [--smoke]
+    python -m benchmarks.overhead [--smoke] [--model NAME] [--seconds S]
 
 All "devices" are the CPU, where a move is a call that copies nothing: what is left is what each way
-adds to the model's own work. All share their weights' memory and take turns within one run; ratios
-are of medians of the process's CPU seconds.
+adds to the model's own work. All share their weights' memory and take turns within one run, in
+another order in every round, on one thread, without garbage collection. Ratios are of the process's
+CPU seconds in the same round: their median, and between which limits it is with 95% confidence
+(bootstrap over the rounds).
 
+- again: the original, built once more, over the original: how far two runs of the same work differ.
 - one: everything on one device, over the original.
 - split: cut in two, over the same cut made by hand.
 - accelerate: `dispatch_model` with the same cut as its device map, over the same hand-split.
@@ -14,13 +17,15 @@ are of medians of the process's CPU seconds.
 from __future__ import annotations
 
 import argparse
+import gc
 import itertools
-import statistics
+import random
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from accelerate import dispatch_model
@@ -35,7 +40,16 @@ DEVICES = ("cpu:0", "cpu:1")
 RUNS = ("inference", "training")
 PIECE_SECONDS = 0.004
 """How long one way works before it is the next one's turn, at least."""
-MOST_ROUNDS = 301
+MOST_ROUNDS = 1001
+RESAMPLES = 1000
+"""Of the bootstrap."""
+RATIOS = {
+    "again": ("again", "original"),
+    "one": ("one", "original"),
+    "split": ("split", "by hand"),
+    "accelerate": ("accelerate", "by hand"),
+}
+"""Each column: which way over which other."""
 
 
 class HandSplitSeqNet(SeqNet):
@@ -207,6 +221,7 @@ def variants(case: Case, *, training: bool) -> dict[str, nn.Module]:
     device_map = map_of(recording.graph, recording.nodes, placement, homes)
     made = {
         "original": original,
+        "again": case.build().train(training),
         "one": place(original, recording, dict.fromkeys(recording.nodes, DEVICES[0])),
         "by hand": case.by_hand().train(training),
         "split": place(original, recording, placement),
@@ -255,55 +270,99 @@ def step(module: nn.Module, call: Mapping[str, Tensor], *, training: bool) -> Ca
     return train if training else infer
 
 
-def seconds(steps: Sequence[Callable[[], Tensor]], rounds: int, repeats: int) -> list[float]:
-    """Median CPU seconds of several functions, which take turns, each second time backwards."""
-    taken: list[list[float]] = [[] for _ in steps]
+def seconds(
+    steps: Mapping[str, Callable[[], Tensor]], rounds: int, repeats: int
+) -> dict[str, np.ndarray]:
+    """CPU seconds of several functions in every round, in which they take turns."""
+    taken: dict[str, list[float]] = {name: [] for name in steps}
+    order, shuffled = list(steps), random.Random(0)
     for i in range(rounds + 1):
-        order = range(len(steps)) if i % 2 else reversed(range(len(steps)))
-        for which in order:
+        shuffled.shuffle(order)
+        for name in order:
             start = time.process_time()
             for _ in range(repeats):
-                steps[which]()
+                steps[name]()
             if i > 0:
-                taken[which].append((time.process_time() - start) / repeats)
-    return [statistics.median(each) for each in taken]
+                taken[name].append((time.process_time() - start) / repeats)
+        gc.collect(0)
+    return {name: np.array(each) for name, each in taken.items()}
 
 
-def measure(case: Case, run: str, *, run_seconds: float) -> dict[str, float]:
-    """Seconds of the original, and the three ratios, of a measurement of about `run_seconds`."""
+@dataclass(frozen=True)
+class Ratio:
+    """The median of a ratio over all rounds, and its 95% interval."""
+
+    median: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, ratios: np.ndarray) -> Ratio:
+        """From the ratio of each round."""
+        generator = np.random.default_rng(0)
+        drawn = generator.choice(ratios, (RESAMPLES, len(ratios)))
+        low, high = np.quantile(np.median(drawn, axis=1), (0.025, 0.975))
+        return cls(float(np.median(ratios)), float(low), float(high))
+
+    def __str__(self) -> str:
+        return f"{self.median:.3f} ({self.low:.3f} to {self.high:.3f})"
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What was measured of a model.
+
+    Attributes:
+        seconds: of the original, median.
+        ratios: by column.
+    """
+
+    seconds: float
+    ratios: Mapping[str, Ratio]
+
+
+def measure(case: Case, run: str, *, run_seconds: float) -> Measured:
+    """Seconds of the original, and the ratios, of a measurement of about `run_seconds`."""
     training = run == "training"
     made = variants(case, training=training)
-    steps = [step(module, case.call, training=training) for module in made.values()]
-    once = max(seconds(steps[:1], 3, 1)[0], 1e-6)
-    repeats = max(1, round(PIECE_SECONDS / once))
-    rounds = max(3, min(MOST_ROUNDS, round(run_seconds / (len(steps) * repeats * once))))
-    taken = dict(zip(made, seconds(steps, rounds, repeats), strict=True))
-    return {
-        "seconds": taken["original"],
-        "one": taken["one"] / taken["original"],
-        "split": taken["split"] / taken["by hand"],
-        "accelerate": taken["accelerate"] / taken["by hand"],
-    }
+    steps = {name: step(module, case.call, training=training) for name, module in made.items()}
+    gc.collect()
+    gc.disable()
+    try:
+        first = seconds({"original": steps["original"]}, 3, 1)["original"]
+        once = max(float(np.median(first)), 1e-6)
+        repeats = max(1, round(PIECE_SECONDS / once))
+        rounds = max(3, min(MOST_ROUNDS, round(run_seconds / (len(steps) * repeats * once))))
+        taken = seconds(steps, rounds, repeats)
+    finally:
+        gc.enable()
+    return Measured(
+        float(np.median(taken["original"])),
+        {name: Ratio.of(taken[way] / taken[other]) for name, (way, other) in RATIOS.items()},
+    )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--smoke", action="store_true", help="a tiny run that shows it works")
-    smoke = parser.parse_args().smoke
+    parser.add_argument("--model", help="only models whose names begin so")
+    parser.add_argument("--seconds", type=float, default=18.0, help="of each line, about")
+    asked = parser.parse_args()
     torch.set_num_threads(1)
-    chosen = [case for case in cases() if not smoke or case.build is SeqNet]
-    run_seconds = 0.1 if smoke else 12.0
+    chosen = [
+        case
+        for case in cases()
+        if case.name.startswith(asked.model or "") and (case.build is SeqNet or not asked.smoke)
+    ]
+    run_seconds = 0.1 if asked.smoke else asked.seconds
     print(f"torch {torch.__version__}, one thread, {run_seconds:g} s a line")
-    print("| model | run | original | one | split | accelerate |")
-    print("| --- | --- | ---: | ---: | ---: | ---: |")
+    print(f"| model | run | original | {' | '.join(RATIOS)} |")
+    print(f"| --- | --- | ---: |{' ---: |' * len(RATIOS)}")
     for case in chosen:
         for run in RUNS:
             found = measure(case, run, run_seconds=run_seconds)
-            print(
-                f"| {case.name} | {run} | {found['seconds'] * 1e3:.3f} ms | {found['one']:.3f} | "
-                f"{found['split']:.3f} | {found['accelerate']:.3f} |",
-                flush=True,
-            )
+            columns = " | ".join(map(str, found.ratios.values()))
+            print(f"| {case.name} | {run} | {found.seconds * 1e3:.3f} ms | {columns} |", flush=True)
 
 
 if __name__ == "__main__":

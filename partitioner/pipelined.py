@@ -21,9 +21,8 @@ from dataclasses import dataclass, replace
 from itertools import pairwise, permutations
 
 import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
 
-from partitioner.capture import DATA_DEPENDENT, fake_clone, in_mode, quiet
+from partitioner.capture import DATA_DEPENDENT, Fakes, fake_clone, in_mode, quiet
 from partitioner.distributed import LocalPipeline, PipelineLayout
 from partitioner.dry_run import MeasuredMemory, state_tensors
 from partitioner.errors import InfeasibleError, SpecError
@@ -341,14 +340,14 @@ def rehearse_pipeline(
         return None
     subject.options.say("rehearsing the pipeline on fake tensors")
     try:
-        with quiet(), FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        with quiet(), Fakes() as mode:
             return _rehearsed(subject, layout, ranks, mode)
     except DATA_DEPENDENT:
         return None
 
 
 def _rehearsed(
-    subject: Priced, layout: PipelineLayout, ranks: Sequence[str], mode: FakeTensorMode
+    subject: Priced, layout: PipelineLayout, ranks: Sequence[str], mode: Fakes
 ) -> dict[str, MeasuredMemory]:
     fake = in_mode(fake_clone(subject.model, mode), layout.captured.training)
     devices = tuple(device for device in subject.cluster.devices if device.name in ranks)

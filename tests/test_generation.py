@@ -51,7 +51,8 @@ def test_the_cache_is_in_the_promise() -> None:
     found = planned(model, cache_tokens=TOKENS)
     runs = [measured_peaks(found, model, cache) for cache in ("dynamic", "static")]
     for device, use in found.memory.items():
-        assert use.peak == pytest.approx(max(run[device] for run in runs), rel=0.03)
+        measured = max(run[device] for run in runs)
+        assert measured <= use.peak <= 1.02 * measured
     cache_nbytes = 2 * 2 * PROMPT.shape[0] * TOKENS * model.config.n_embd * 4
     assert sum(use.activations for use in found.memory.values()) > cache_nbytes
     assert "40 tokens" in found.explain()

@@ -19,11 +19,14 @@ from partitioner.capture.recorder import Recorder, attribute_name
 from partitioner.capture.recording import Frame, Recording
 
 _NUMBER_MODULES = ("_operator", "math", "builtins")
-_PURE_FUNCTIONS = frozenset({torch.arange, torch.zeros, torch.ones, torch.full, torch.tensor})
+_PURE_FUNCTIONS = frozenset(
+    {torch.arange, torch.zeros, torch.ones, torch.full, torch.tensor, torch.diff}
+)
 _PURE_METHODS = frozenset(
     {
         *("size", "numel", "view", "reshape", "expand", "unsqueeze", "squeeze", "transpose"),
         *("permute", "to", "float", "contiguous", "flatten", "new_ones", "new_zeros", "detach"),
+        *("all", "cumsum"),
     }
 )
 

@@ -27,6 +27,7 @@ from partitioner.capture.devices import (
 )
 from partitioner.capture.leaves import is_leaf
 from partitioner.capture.lines import user_line
+from partitioner.capture.positions import Positions, decided_by_positions
 from partitioner.capture.recording import (
     Frame,
     HooksLostError,
@@ -53,6 +54,7 @@ from partitioner.capture.stand_in import RealRun
 from partitioner.capture.structure import Structure, dissect
 from partitioner.capture.symbols import Symbols
 from partitioner.capture.truths import (
+    MOST_ON_THE_WAY,
     STAND_INS,
     Answers,
     drawn,
@@ -76,6 +78,7 @@ class Recorder(TorchFunctionMode):
         opaque: paths of modules that are leaves whatever their class, with the reasons.
         real: those of them that do not run on fake tensors.
         hooked: those of them that are leaves for their hooks alone.
+        answers: for a sketch, which stand-ins for its data the model is told; `None` for none.
     """
 
     def __init__(
@@ -86,6 +89,7 @@ class Recorder(TorchFunctionMode):
         opaque: Mapping[str, str],
         real: Mapping[str, RealRun],
         hooked: Container[str] = (),
+        answers: bool | None = None,
     ) -> None:
         super().__init__()
         self.hooked = hooked
@@ -97,12 +101,13 @@ class Recorder(TorchFunctionMode):
         self.opaque = opaque
         self.node_of: dict[int, fx.Node] = {}
         self.twins = Twins(symbols)
+        self.positions = Positions(self.recording.infos)
         self.frames: list[Frame] = []
         self.regions: list[Autocast] = []
         self._keep: list[Any] = []
         self._on = False
         self._depth = 0
-        self._answers: Answers | None = None
+        self._answers = None if answers is None else Answers(other=answers, most=MOST_ON_THE_WAY)
         self._state_names: dict[int, str] = {}
         self._held = named_tensors(model)
         for held in self._held:
@@ -130,6 +135,7 @@ class Recorder(TorchFunctionMode):
                 mock.patch.object(apis, "vmap_impl", self._vmap),
                 mock.patch.object(torch, "_check_tensor_all_with", self._checked),
                 masks_undetected(),
+                decided_by_positions(lambda tensor: self._known(tensor) is not None),
                 autocast_regions(self.regions),
                 autograd_functions(self._refuse),
                 self,
@@ -272,11 +278,10 @@ class Recorder(TorchFunctionMode):
     ) -> Any:
         if not tensors_in(args, kwargs) and any(isinstance(a, numpy.ndarray) for a in args):
             return self._constant(func, args, kwargs)
-        if (
-            func is Tensor.__bool__
-            and (known := known_truth(self.node_of.get(id(args[0])))) is not None
-        ):
-            return known
+        if func is Tensor.__bool__ and args[0].numel() == 1:
+            known = self._known(args[0])
+            if known is not None:
+                return bool(known)
         result, twin, changed = self.twins.both(
             lambda args, kwargs: self._run(func, args, kwargs), args, kwargs
         )
@@ -307,6 +312,12 @@ class Recorder(TorchFunctionMode):
         mutates = self._mutated(node, changed)
         self._describe(node, result, mutates=mutates, creates=creates)
         return self._track(result, twin, node)
+
+    def _known(self, tensor: Tensor) -> bool | int | float | None:
+        """What all elements of a tensor are, where that is known without data."""
+        node = self.node_of.get(id(tensor))
+        known = known_truth(node)
+        return self.positions.value(node) if known is None else known
 
     def _is_worth_recording(self, result: Any, twin: Any) -> bool:
         """Whether a result holds a tensor, or a number that depends on sizes or data."""
@@ -488,6 +499,7 @@ class Recorder(TorchFunctionMode):
         """
         results: list[Any] = []
         failures: list[Exception] = []
+        outside = self._answers
         for other in (False, True):
             self._answers = Answers(other=other)
             try:
@@ -495,7 +507,7 @@ class Recorder(TorchFunctionMode):
             except Exception as error:
                 failures.append(error)
             finally:
-                given, self._answers = self._answers.given, None
+                given, self._answers = self._answers.given, outside
             if not given:
                 break
         if not results:

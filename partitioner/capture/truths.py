@@ -40,6 +40,9 @@ It is told the first, and then in another call the second: what it returns must 
 MOST_ANSWERS = 10_000
 """A module that asks for more is taken to ask for ever."""
 
+MOST_ON_THE_WAY = 200
+"""So is a model of which one way is sketched: each turn of its loops would be recorded."""
+
 # By comparison of a number in [0, 1) with a limit: the answer for a limit of at most 0, at least 1.
 _ALWAYS: dict[Any, tuple[bool, bool]] = {
     operator.lt: (False, True),
@@ -52,13 +55,15 @@ class Answers:
 
     Args:
         other: whether to give the second ones.
+        most: how many to give.
 
     Attributes:
         given: how many were given.
     """
 
-    def __init__(self, *, other: bool = False) -> None:
+    def __init__(self, *, other: bool = False, most: int = MOST_ANSWERS) -> None:
         self.other = other
+        self.most = most
         self.given = 0
 
     def to(self, func: Any) -> Any:
@@ -68,7 +73,7 @@ class Answers:
             RuntimeError: it has asked for too many.
         """
         self.given += 1
-        if self.given > MOST_ANSWERS:
+        if self.given > self.most:
             raise RuntimeError("it asks for its data without end")
         return STAND_INS[func][self.other]
 

@@ -67,6 +67,7 @@ RESERVED = frozenset(
 """Names that no variable has."""
 
 _TARGETS = re.compile(r"^\s*([A-Za-z_]\w*(?:\s*,\s*[A-Za-z_]\w*)*)\s*(?::[^=]+)?=(?!=)")
+_SIZE = re.compile(r"\b(size|shape|len)\b")
 _AUGMENTED = re.compile(r"^\s*([A-Za-z_]\w*)\s*(?:\*\*|//|[-+*/@%&|^])=")
 
 
@@ -353,6 +354,8 @@ class Writer:
         if any(self._same_line(node, user) for user in node.users if user not in parts):
             return ()
         code = re.sub(r"^.*?:\d+: ", "", line)
+        if node.op == "call_method" and node.target == "size" and not _SIZE.search(code):
+            return ()
         found = _TARGETS.match(code) or _AUGMENTED.match(code)
         return tuple(part.strip() for part in found.group(1).split(",")) if found else ()
 
@@ -704,7 +707,9 @@ def short_name(node: fx.Node) -> str:
     """A name for a value, from what makes it."""
     if node.op == "call_module":
         parts = str(node.target).split(".")
-        name = parts[-1] if is_identifier(parts[-1]) else "_".join(["layer", *parts][-2:])
+        parts = ["layer", *parts]
+        start = max(at for at, part in enumerate(parts) if is_identifier(part))
+        name = "_".join(parts[start:])
     elif node.op == "call_method" or (node.op == "call_function" and not callable(node.target)):
         name = str(node.target).strip("_")
     elif node.op == "call_function":

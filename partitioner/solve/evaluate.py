@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from math import inf, isfinite
 
 from partitioner.solve.problem import Flow, Problem
@@ -103,6 +103,11 @@ def traffic(problem: Problem, placed: Sequence[int]) -> tuple[int, int]:
         moved += away * (flow.nbytes + flow.gradient_nbytes)
         moves += away * (flow.nbytes > 0)
     return moved, moves
+
+
+def switches(placed: Sequence[int]) -> int:
+    """How often, from node to node in their order, the device is another one."""
+    return sum(one != other for one, other in pairwise(placed))
 
 
 def peak_nbytes(problem: Problem, placed: Sequence[int]) -> tuple[int, ...]:

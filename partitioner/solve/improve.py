@@ -20,9 +20,12 @@ def by_objective(state: State) -> Rank:
 
 
 def by_ties(state: State) -> Rank:
-    """Feasible first, then the objective, then less traffic, fewer transfers, lower devices."""
+    """Feasible first, then the objective, then less traffic, fewer transfers, fewer switches from
+    node to node, lower devices.
+    """
     broken, excess = state.badness()
-    return (broken, excess, state.objective(), state.moved, state.moves, *state.placed)
+    traffic = (state.moved, state.moves, state.switches)
+    return (broken, excess, state.objective(), *traffic, *state.placed)
 
 
 def better(new: Rank, old: Rank) -> bool:

@@ -16,14 +16,16 @@ from dataclasses import replace
 from math import inf
 
 from partitioner.errors import SolverError, TimeLimitError
+from partitioner.solve import company
 from partitioner.solve.bounds import lower_bound
+from partitioner.solve.configurations import configuration_bound
 from partitioner.solve.contract import contract
 from partitioner.solve.dominated import without_dominated
 from partitioner.solve.effort import Effort
-from partitioner.solve.evaluate import count
+from partitioner.solve.evaluate import count, switches
 from partitioner.solve.followers import follow
 from partitioner.solve.ideals import best_ordered_split
-from partitioner.solve.improve import Rank, by_objective, by_ties, descend, kicked
+from partitioner.solve.improve import Rank, by_objective, descend, kicked
 from partitioner.solve.infeasible import Verdict, explain, least_lack, never_fits
 from partitioner.solve.intervals import lines, splits
 from partitioner.solve.labels import applies, best_in_order
@@ -39,6 +41,7 @@ from partitioner.solve.programme import (
     programme_entries,
 )
 from partitioner.solve.state import State, Tables
+from partitioner.solve.tidy import tidy
 from partitioner.solve.waists import cheapest_walk
 
 PROVEN = 1e-7
@@ -59,6 +62,10 @@ PROGRAMME_SHARE = 0.75
 """Of a time limit: until then the integer programme may go on beyond its effort."""
 WORK = 2e11
 """Effort of an integer programme times the square of its entries."""
+CONFIGURATION_UNITS = 3e7
+"""Effort of covers by shares."""
+CONFIGURATION_SHARE = 0.5
+"""Of what is left of a time limit, for them."""
 LINES = 24
 """Linear orders that are split into intervals."""
 IDEAL_UNITS = 2e7
@@ -180,6 +187,8 @@ class _Search:
         if self.bound == inf:
             raise explain(self.original, self.deadline, self.seed)
         self._heuristics()
+        if not self.done():
+            self._configurations()
         most = MOST_ENTRIES
         labelled = schedule if schedule is not None and applies(schedule.relaxed) else None
         if labelled is not None and not self.proven():
@@ -341,6 +350,19 @@ class _Search:
             ]
         yield from splits(self.tables)
 
+    def _configurations(self) -> None:
+        """What covers by whole shares prove, where devices pay for what crosses their border."""
+        if self.best is None or self.coarse is not None or not company.applies(self.tables):
+            return
+        deadline = None
+        if self.deadline is not None:
+            now = time.monotonic()
+            deadline = now + CONFIGURATION_SHARE * (self.deadline - now)
+        effort = Effort(CONFIGURATION_UNITS, deadline)
+        bound = configuration_bound(self.tables, self.value, self.bound, effort)
+        if self._raise_bound(bound):
+            self.say(f"covers by shares: {self._state()}")
+
     def _programme(self, most: int) -> None:
         entries = programme_entries(self.tables)
         if entries > (MOST_ENTRIES * PATIENCE if self.patient else most):
@@ -408,11 +430,11 @@ class _Search:
         return True
 
     def _ties(self) -> None:
-        """Among equally good assignments: less traffic, fewer transfers, lower devices first."""
+        """Among equally good assignments: less traffic, fewer transfers, fewer switches."""
         assert self.best is not None
         self._settle(self.tables.canonical(self.best, range(len(self.tables.groups))))
         state = State(self.tables, self.best)
-        descend(state, Effort(TIE_UNITS, self.deadline), by_ties)
+        tidy(state, Effort(TIE_UNITS, self.deadline))
         self._settle(state.placed)
         late = self.deadline is not None and time.monotonic() >= self.deadline
         places = len(self.tables.groups) * len(self.problem.devices)
@@ -438,7 +460,7 @@ class _Search:
             if answer.placed is not None:
                 self._settle(self.tables.canonical(answer.placed, range(len(self.tables.groups))))
         state = State(self.tables, self.best)
-        descend(state, Effort(TIE_UNITS, self.deadline), by_ties)
+        tidy(state, Effort(TIE_UNITS, self.deadline))
         self._settle(state.placed)
 
     def _settle(self, placed: Sequence[int]) -> None:
@@ -447,8 +469,8 @@ class _Search:
         new, old = count(self.problem, placed), count(self.problem, self.best)
         if new.feasible and (
             new.objective <= old.objective * (1 + 1e-12)
-            and (new.moved_nbytes, new.moves, list(placed))
-            < (old.moved_nbytes, old.moves, self.best)
+            and (new.moved_nbytes, new.moves, switches(placed), list(placed))
+            < (old.moved_nbytes, old.moves, switches(self.best), self.best)
         ):
             self.best, self.value = list(placed), new.objective
 

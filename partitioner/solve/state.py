@@ -8,7 +8,7 @@ from math import inf, isfinite
 import numpy as np
 
 from partitioner.solve.contract import colocation_groups
-from partitioner.solve.evaluate import backward_seconds, device_order, forward_seconds
+from partitioner.solve.evaluate import backward_seconds, device_order, forward_seconds, switches
 from partitioner.solve.problem import Problem
 
 Matrix = tuple[tuple[float, ...], ...]
@@ -192,7 +192,8 @@ class State:
     """Where every node is, with what that costs.
 
     `move` changes one group; `badness` tells how far from feasible it is, `objective` what it
-    costs. Memory is exact at every program point.
+    costs. Memory is exact at every program point. `moved` bytes cross in `moves` transfers, and
+    `switches` nodes are elsewhere than the node before.
     """
 
     def __init__(self, tables: Tables, placed: Sequence[int]) -> None:
@@ -205,6 +206,7 @@ class State:
         self.lane = [0.0] * len(problem.lanes)
         self.moved = 0
         self.moves = 0
+        self.switches = switches(placed)
         self.users = [[0] * size for _ in problem.flows]
         self.holders = [[0] * size for _ in problem.holds]
         self.held = np.zeros((size, problem.points), dtype=np.int64)
@@ -292,6 +294,8 @@ class State:
             self.order[self.placed[first]][self.placed[second]] -= 1
         self.busy[before] -= tables.seconds[node][before]
         self.busy[device] += tables.seconds[node][device]
+        for near in self.placed[max(0, node - 1) : node] + self.placed[node + 1 : node + 2]:
+            self.switches += (near != device) - (near != before)
         self.placed[node] = device
         for index in tables.flows_of[node]:
             if problem.flows[index].source != node:

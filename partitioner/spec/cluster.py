@@ -206,11 +206,6 @@ class Cluster:
             return 0.0
         return sum(link.seconds(nbytes) for link in self.road(source, destination))
 
-    def without_limits(self) -> Self:
-        """The same devices and links, with no memory limit on any."""
-        unlimited = tuple(replace(device, memory=None) for device in self.devices)
-        return replace(self, devices=unlimited)
-
     def to_toml(self, notes: Mapping[Link, str] | None = None) -> str:
         """The cluster as the text of a cluster file, which reads back equal.
 
