@@ -47,6 +47,8 @@ from partitioner.graph import stage_units, training_loss
 MICRO_BATCHES = 4
 MOST_TRIED, SMOKE_TRIED = 40, 3
 """Cuts of one model that are tried at first."""
+AROUND, SMOKE_AROUND = 3, 1
+"""The fastest of them, around which all others are."""
 STEPS, SMOKE_STEPS = 2, 1
 """Of each cut, of which the fastest counts."""
 FINALISTS = 4
@@ -275,7 +277,7 @@ def times(job: dict[str, Any]) -> dict[str, Any]:
 
     stride = -(-len(units) // job["tried"])
     trying(range(1, len(units), stride))
-    for place in _fastest(tried, 3) if stride > 1 else ():
+    for place in _fastest(tried, job["around"]) if stride > 1 else ():
         trying(range(place - stride + 1, place + stride))
     ways = {way: cut(place) for way, place in even_places(captured, units).items()}
     if max(predicted["stages"].values()):
@@ -352,6 +354,7 @@ def measure(name: str, small: bool) -> dict[str, Any]:
     job = {
         "model": name,
         "tried": SMOKE_TRIED if small else MOST_TRIED,
+        "around": SMOKE_AROUND if small else AROUND,
         "steps": SMOKE_STEPS if small else STEPS,
         "rounds": SMOKE_ROUNDS if small else ROUNDS,
     }
