@@ -227,8 +227,6 @@ class Plan(PlanDocument, frozen=True):
             "partitioner": version("partitioner"),
             "torch": torch.__version__,
         }
-        from partitioner.distributed import RankPipeline
-
         return RankPipeline(
             model, layout, device, loss_fn, group, replicas, identity=identity, data=data
         )
