@@ -2,12 +2,13 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=auto --dist=worksteal
 
 .PHONY: demo docs test fuzz lint browser golden clean
 
 $(VENV)/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
 demo: $(VENV)/ready
@@ -32,12 +33,13 @@ browser:
 	command -v chromium >/dev/null || \
 	echo "NO BROWSER could be installed: the test of the report's page will be skipped"
 
-test: lint browser
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --hypothesis-profile=ci
+test:
+	$(MAKE) --no-print-directory --jobs=2 lint browser
+	$(PYTEST) --hypothesis-profile=ci
 
 # The same tests on other random problems each time; `make test` draws the same ones.
 fuzz: $(VENV)/ready
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
+	$(PYTEST)
 
 docs: $(VENV)/ready
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'

@@ -2,11 +2,12 @@
 
 Every architecture of `tests.architectures` and every model of `tests.zoo`, small and with random
 weights, is planned in training mode for 2 and for 4 devices with the objective `memory`, which
-splits whatever can be split. The placed module then runs on virtual GPUs beside the original, in
-train and in eval mode: outputs and their type, gradients, buffers and `state_dict` keys must be
-equal. At another batch size it must do the same, or refuse the call. The page is written after
-each model, so that a run can be stopped: it then names what was not run, and `--resume` goes on
-from there.
+splits whatever can be split; with `--library torchvision,timm,diffusers` those of
+`tests.libraries`, which `pip install 'partitioner[models]'` brings. The placed module then runs on
+virtual GPUs beside the original, in train and in eval mode: outputs and their type, gradients,
+buffers and `state_dict` keys must be equal. At another batch size it must do the same, or refuse
+the call. The page is written after each model, so that a run can be stopped: it then names what was
+not run, and `--resume` goes on from there, keeping every row of the page that is right.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
+from importlib.util import find_spec
 from itertools import zip_longest
 from pathlib import Path
 
@@ -24,8 +26,14 @@ from partitioner import PlacedModule, PlanError, partition
 from partitioner.virtual import virtual_gpus
 from tests.architectures import ARCHITECTURES
 from tests.emit.side_by_side import Outcome, assert_same, step
+from tests.libraries import LIBRARIES
 from tests.zoo import ZOO, Case
 
+LISTS: Mapping[str, Mapping[str, Case]] = {
+    "transformers": ARCHITECTURES,
+    "plain": ZOO,
+    **LIBRARIES,
+}
 SMOKE = ("seqnet", "mlp")
 COUNTS = (2, 4)
 MEMORY = "16GiB"
@@ -172,16 +180,26 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--smoke", action="store_true", help="a few models only")
     parser.add_argument("--models", help="names, with commas between")
+    parser.add_argument(
+        "--library",
+        default="transformers,plain",
+        help=f"of {', '.join(LISTS)}, with commas between",
+    )
     parser.add_argument("--resume", action="store_true", help="keep what the page has right")
     parser.add_argument("-o", "--output", type=Path, help="write a page to this file")
     options = parser.parse_args()
-    every = {**ARCHITECTURES, **ZOO}
-    names = options.models.split(",") if options.models else SMOKE if options.smoke else every
-    cases = [every[name] for name in names]
+    every = {name: case for cases in LISTS.values() for name, case in cases.items()}
+    libraries = options.library.split(",")
+    for library in libraries:
+        if library not in LISTS or (library != "plain" and find_spec(library) is None):
+            parser.error(f"{library} is not installed: pip install 'partitioner[models]'")
+    chosen = [name for library in libraries for name in LISTS[library]]
+    names = options.models.split(",") if options.models else SMOKE if options.smoke else chosen
     page_path: Path | None = options.output
     rows: dict[str, str] = {}
     if options.resume and page_path is not None and page_path.exists():
-        rows = rows_of(page_path.read_text(), names)
+        rows = rows_of(page_path.read_text(), every)
+    cases = [case for name, case in every.items() if name in names or name in rows]
     print("\n".join([*TABLE, *rows.values()]))
     for case in rounds(case for case in cases if case.name not in rows):
         rows[case.name] = row(case, examine(case))
@@ -197,12 +215,15 @@ TABLE = (
 
 
 def _head() -> tuple[str, ...]:
-    versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers"))
+    libraries = (name for name in ("torch", "transformers", *LIBRARIES) if find_spec(name))
+    versions = ", ".join(f"{name} {version(name)}" for name in libraries)
     return (
         "# Models that can be placed",
         "",
-        f"Made by `python -m benchmarks.models -o docs/models.md` with {versions}, on Python",
-        f"{platform.python_version()}; small models with random weights.",
+        "Made by `python -m benchmarks.models -o docs/models.md` (and `--resume --library",
+        "torchvision,timm,diffusers`, an optional run) with",
+        f"{versions}, on Python {platform.python_version()};",
+        "small models with random weights.",
         "Each is planned in training mode for 2 and for 4 devices with the objective `memory`,",
         "which splits what can be split, and runs on virtual GPUs beside the original. *Equal*:",
         "outputs and their type, gradients, buffers after the step and `state_dict` keys, in train",

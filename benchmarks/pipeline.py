@@ -6,28 +6,29 @@ All ways train the same model on the same batch, four micro-batches a step, unde
 
 - one: the whole model in one process on one core.
 - planned: the cut of `partitioner.plan`, on times of operators and of gloo's link that were
-  measured on this machine just before.
+  measured just before by the very processes: operators by both at once, since cores share caches
+  and memory, and the link as pipelines use it, with messages both ways between work.
 - layers: the cut into equal numbers of nodes.
 - parameters: the cut into equal numbers of parameters.
 - best: the best cut by trying. All cuts are run for a few steps; of a model with more than
   `MOST_TRIED`, every n-th, then all around the best three of these. The fastest of them are then
-  measured again side by side with the other ways; the best of all these counts.
+  measured again side by side with the other ways. The fastest in every other round is the best;
+  its time, and all others, are those of the rounds between, so that it is not the luckiest.
 
-Samples per second are of the median step of rounds in which all ways take turns. The planned way
-also has its predicted figure, by the simulated timetable; `benchmarks.timetables`, which is printed
-below, holds that timetable alone against processes.
+Samples per second are of the median step of rounds in which all ways take turns, forwards and
+backwards. `planned / best` also has the quartiles of its rounds. One process and the planned way
+have their predicted figures: the sum of the operators' times, and the simulated timetable, which
+`benchmarks.timetables`, printed below, holds against processes by itself.
 """
 
 from __future__ import annotations
 
 import argparse
 import itertools
-import os
 import statistics
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -36,7 +37,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks import timetables
-from benchmarks.processes import pin, together
+from benchmarks.processes import together
 from cost_models import DeviceKind, MeasuredCostModel, OperatorCall, local_device
 from partitioner import Cluster, Device, Link, plan
 from partitioner.capture import capture
@@ -44,17 +45,20 @@ from partitioner.distributed import PipelineLayout, RankPipeline, first_micro_ba
 from partitioner.graph import stage_units, training_loss
 
 MICRO_BATCHES = 4
-MOST_TRIED, SMOKE_TRIED = 64, 3
+MOST_TRIED, SMOKE_TRIED = 40, 3
 """Cuts of one model that are tried at first."""
-STEPS, SMOKE_STEPS = 3, 1
+STEPS, SMOKE_STEPS = 2, 1
 """Of each cut, of which the fastest counts."""
-FINALISTS = 6
+FINALISTS = 4
 """Cuts that are measured again."""
-ROUNDS, SMOKE_ROUNDS = 12, 2
+ROUNDS, SMOKE_ROUNDS = 16, 4
 NAMES = ("cuda:0", "cuda:1")
 """Stand for the two processes."""
-MESSAGES = (8, 4_000_000)
+MESSAGES = (8, 1_000_000)
 """Bytes of the messages by which the link is measured."""
+EXCHANGES = 30
+WORK_NBYTES = 32_000_000
+"""What the processes touch between two of them."""
 
 
 class MLP(nn.Module):
@@ -158,48 +162,69 @@ class OnThisCpu:
         kind = local_device("cpu")
         assert kind is not None
         self.kind = kind
-        torch.set_num_threads(1)
         self.measured = MeasuredCostModel().measure(model, "cpu", args, example_kwargs=kwargs)
 
     def seconds(self, call: OperatorCall, kind: DeviceKind) -> float:
         return self.measured.seconds(call, self.kind)
 
 
-def gloo_link(rounds: int) -> list[float]:
-    """In each of two processes: seconds of latency and bytes per second between them, at best."""
-    rank = dist.get_rank()
-    least = []
+def gloo_link() -> Link:
+    """Between two processes that work for a while, then send to each other and wait for both.
+
+    So the schedules do; a message that sets out while its receiver computes, or that finds its
+    bytes in the cache, is another matter.
+    """
+    rank, median = dist.get_rank(), []
+    work = torch.zeros(WORK_NBYTES // 4)
     for nbytes in MESSAGES:
-        there, back = torch.zeros(nbytes, dtype=torch.uint8), torch.zeros(8, dtype=torch.uint8)
         seconds = []
-        for _ in range(rounds + 2):
-            dist.barrier()
-            start = time.perf_counter()
-            for source, message in ((0, there), (1, back)):
-                if rank == source:
-                    dist.send(message, 1 - rank)
-                else:
-                    dist.recv(message, 1 - rank)
-            seconds.append(time.perf_counter() - start)
-        least.append(min(seconds))
-    small, large = least
-    return [small / 2, (MESSAGES[1] - MESSAGES[0]) / max(large - small, 1e-9)]
+        for _ in range(EXCHANGES):
+            there, back = (torch.ones(nbytes, dtype=torch.uint8) for _ in range(2))
+            work += 1
+            begun = time.monotonic()
+            messages = [dist.P2POp(dist.isend, there, 1 - rank)]
+            messages.append(dist.P2POp(dist.irecv, back, 1 - rank))
+            for message in dist.batch_isend_irecv(messages):
+                message.wait()
+            ended = time.monotonic()
+            times: list[tuple[float, float]] = [(0.0, 0.0)] * 2
+            dist.all_gather_object(times, (begun, ended))
+            begins, ends = zip(*times, strict=True)
+            seconds.append(max(ends) - max(begins))
+        median.append(statistics.median(seconds))
+    small, large = median
+    each = max(large - small, 1e-9) / (MESSAGES[1] - MESSAGES[0])
+    return Link(NAMES, latency=small, bandwidth=1 / each)
 
 
-def planned(name: str, link: Link) -> tuple[dict[str, int], float]:
-    """The stage of each node by the plan, and the predicted seconds of a step."""
-    model, args, kwargs = made(name)
-    found = plan(
-        model,
-        Cluster(tuple(Device(device, memory="16GiB") for device in NAMES), (link,)),
-        args,
-        example_kwargs=kwargs,
-        objective="throughput",
-        micro_batches=MICRO_BATCHES,
-        cost_model=OnThisCpu(model, *first_micro_batch(args, kwargs, MICRO_BATCHES)),
-    )
-    assert found.pipeline is not None
-    return dict(found.pipeline.stages), float(found.step_seconds)
+def planned(model: nn.Module, args: tuple, kwargs: dict) -> dict[str, Any]:
+    """In each of two processes: the stage of each node by the plan, and what it predicts."""
+    link = gloo_link()
+    costs = OnThisCpu(model, *first_micro_batch(args, kwargs, MICRO_BATCHES))
+    told: list[Any] = [None]
+    if dist.get_rank() == 0:
+        found = plan(
+            model,
+            Cluster(tuple(Device(device, memory="16GiB") for device in NAMES), (link,)),
+            args,
+            example_kwargs=kwargs,
+            objective="throughput",
+            micro_batches=MICRO_BATCHES,
+            cost_model=costs,
+        )
+        assert found.pipeline is not None
+        work = sum(
+            cost.forward_seconds[NAMES[0]] + cost.backward_seconds[NAMES[0]]
+            for cost in found.costs.values()
+        )
+        told[0] = {
+            "stages": dict(found.pipeline.stages),
+            "planned": found.step_seconds,
+            "one": MICRO_BATCHES * work,
+            "link": (link.latency_seconds, link.bytes_per_second),
+        }
+    dist.broadcast_object_list(told, 0)
+    return dict(told[0])
 
 
 def even_places(captured: Any, units: Sequence[tuple[str, ...]]) -> dict[str, int]:
@@ -230,6 +255,7 @@ def times(job: dict[str, Any]) -> dict[str, Any]:
     model, args, kwargs = made(job["model"])
     captured = capture(model, *first_micro_batch(args, kwargs, MICRO_BATCHES), training=True)
     units = stage_units(captured)
+    predicted = planned(model, args, kwargs)
 
     def step_of(stage_of: Mapping[str, int]) -> Callable[[], None]:
         layout = PipelineLayout.of(captured, stage_of, "1f1b", MICRO_BATCHES)
@@ -252,24 +278,36 @@ def times(job: dict[str, Any]) -> dict[str, Any]:
     for place in _fastest(tried, 3) if stride > 1 else ():
         trying(range(place - stride + 1, place + stride))
     ways = {way: cut(place) for way, place in even_places(captured, units).items()}
-    if max(job["planned"].values()):
-        ways["planned"] = job["planned"]
+    if max(predicted["stages"].values()):
+        ways["planned"] = predicted["stages"]
     distinct = [cut(place) for place in _fastest(tried, FINALISTS)]
     distinct += [stage_of for stage_of in ways.values() if stage_of not in distinct]
     steps = [_whole(model, args, kwargs), *map(step_of, distinct)]
-    seconds: list[list[float]] = [[] for _ in steps]
-    for turn in range(job["rounds"] + 1):
-        for place, step in enumerate(steps):
-            taken = _timed(step if place or dist.get_rank() == 0 else _nothing)
-            if turn:
-                seconds[place].append(taken)
-    one, *others = (statistics.median(each) for each in seconds)
-    found = {way: others[distinct.index(stage_of)] for way, stage_of in ways.items()}
+    rounds: list[list[float]] = []
+    for turn in range(-1, job["rounds"]):
+        taken = {}
+        for place in sorted(range(len(steps)), reverse=turn % 4 > 1):
+            taken[place] = _timed(steps[place] if place or dist.get_rank() == 0 else _nothing)
+        if turn >= 0:
+            rounds.append([taken[place] for place in range(len(steps))])
+    one, *others = _medians(rounds[::2])
+    best = 1 + others.index(min(others))
+    place_of = {"one": 0, "planned": 0, "best": best}
+    place_of |= {way: 1 + distinct.index(stage_of) for way, stage_of in ways.items()}
+    counted = rounds[1::2]
+    medians = _medians(counted)
+    ratios = [turn[best] / turn[place_of["planned"]] for turn in counted]
     return {
-        "seconds": {"planned": one, **found, "one": one, "best": min(others)},
+        "seconds": {way: medians[place] for way, place in place_of.items()},
+        "predicted": predicted,
+        "quartiles": statistics.quantiles(ratios, n=4)[::2],
         "tried": len(tried),
         "places": len(units) - 1,
     }
+
+
+def _medians(rounds: Sequence[Sequence[float]]) -> list[float]:
+    return [statistics.median(each) for each in zip(*rounds, strict=True)]
 
 
 def _timed(step: Callable[[], None]) -> float:
@@ -309,24 +347,10 @@ def _whole(model: nn.Module, args: tuple, kwargs: dict) -> Callable[[], None]:
     return step
 
 
-@contextmanager
-def pinned() -> Iterator[None]:
-    """On one core for a while; processes that begin meanwhile would stay on it."""
-    cores = os.sched_getaffinity(0)
-    pin(0)
-    try:
-        yield
-    finally:
-        os.sched_setaffinity(0, cores)
-
-
-def measure(name: str, link: Link, small: bool) -> dict[str, float]:
-    """Samples per second by way, as predicted for the planned one, and how much was tried."""
-    with pinned():
-        stage_of, predicted = planned(name, link)
+def measure(name: str, small: bool) -> dict[str, Any]:
+    """What `times` finds, with samples per second in place of seconds."""
     job = {
         "model": name,
-        "planned": stage_of,
         "tried": SMOKE_TRIED if small else MOST_TRIED,
         "steps": SMOKE_STEPS if small else STEPS,
         "rounds": SMOKE_ROUNDS if small else ROUNDS,
@@ -334,21 +358,32 @@ def measure(name: str, link: Link, small: bool) -> dict[str, float]:
     found = together(2, {"benchmarks.pipeline:times": job})["benchmarks.pipeline:times"]
     _, args, kwargs = made(name)
     batch = next(iter((*args, *kwargs.values()))).shape[0]
+    predicted = {way: batch / found["predicted"][way] for way in ("one", "planned")}
     rates = {way: batch / seconds for way, seconds in found["seconds"].items()}
-    counted = {key: found[key] for key in ("tried", "places")}
-    return {**rates, "predicted": batch / predicted, **counted}
+    return {**found, "rates": rates, "predicted": predicted, "link": found["predicted"]["link"]}
 
 
-def row(name: str, found: Mapping[str, float]) -> str:
+def row(name: str, found: Mapping[str, Any]) -> str:
     """One model's line: samples per second, then the planned way over the others."""
-    rates = "".join(f"{found[column]:11.1f}" for column in COLUMNS)
-    worse = min(found["layers"], found["parameters"])
-    ratios = (found["planned"] / other for other in (found["best"], worse, found["one"]))
-    shown = "".join(f"{ratio:9.2f}" for ratio in ratios)
-    return f"{name:24}{rates}{shown}  {found['tried']:.0f} of {found['places']:.0f}"
+    rates, predicted = found["rates"], found["predicted"]
+    columns = (
+        rates["one"], predicted["one"], rates["planned"], predicted["planned"],
+        rates["layers"], rates["parameters"], rates["best"],
+    )  # fmt: skip
+    shown = "".join(f"{rate:11.1f}" for rate in columns)
+    worse = min(rates["layers"], rates["parameters"])
+    best, *others = (rates["planned"] / other for other in (rates["best"], worse, rates["one"]))
+    low, high = found["quartiles"]
+    latency, bandwidth = found["link"]
+    return (
+        f"{name:24}{shown}{best:7.2f} ({low:.2f} to {high:.2f})"
+        + "".join(f"{ratio:9.2f}" for ratio in others)
+        + f"  {found['tried']} of {found['places']}"
+        + f"  {1e6 * latency:.0f} us, {bandwidth / 1e9:.2f} GB/s"
+    )
 
 
-COLUMNS = ("one", "planned", "predicted", "layers", "parameters", "best")
+COLUMNS = ("one", "predicted", "planned", "predicted", "layers", "parameters", "best")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -357,17 +392,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--model", choices=list(MODELS))
     options = parser.parse_args(arguments)
     names = [options.model] if options.model else ["MLP"] if options.smoke else list(MODELS)
-    figures = together(2, {"benchmarks.pipeline:gloo_link": 50})["benchmarks.pipeline:gloo_link"]
-    link = Link(NAMES, latency=figures[0], bandwidth=figures[1])
     print(
-        f"samples per second; two processes of one core each, 1F1B on gloo: "
-        f"{1e6 * figures[0]:.0f} us and {figures[1] / 1e9:.2f} GB/s a message\n"
+        "samples per second; two processes of one core each, 1F1B on gloo\n"
         f"{'model':24}"
         + "".join(f"{column:>11}" for column in COLUMNS)
-        + "   / best  / worse   / one  cuts tried"
+        + " / best (quartiles)     / worse    / one  cuts tried  a message"
     )
     for name in names:
-        print(row(name, measure(name, link, options.smoke)), flush=True)
+        print(row(name, measure(name, options.smoke)), flush=True)
     if not options.smoke and not options.model:
         print()
         timetables.main([])

@@ -1,10 +1,9 @@
 """Predicted against measured times: `python -m benchmarks.time_model [--smoke] [--models A,B]`.
 
-For every model of the zoo on this machine's CPU: operators are measured (each distinct one once),
-a plan for the one device predicts a training step, forward and backward, and the step itself is
-timed in the same run, half of it before the measuring and half after. A cell is
-`predicted / measured`. Times are CPU seconds of one thread, which the work of others on the machine
-hardly touches.
+For every model of the zoo on this machine's CPU: its operators are measured (each distinct one
+once), a plan for the one device predicts a training step, forward and backward, and the step itself
+is timed in between, over and over, so that whatever disturbs the machine disturbs both. A cell is
+`predicted / measured`. Times are CPU seconds of one thread.
 
 Then a roofline prices every node of each model's plan, fitted to the measurements of the others
 alone: what the model itself calls is left out. It is judged by the rank correlation (Spearman) with
@@ -35,10 +34,10 @@ SMOKE = ("mlp", "hf_gpt2_labels")
 LEAST_SECONDS = 0.03
 """The batch is doubled until a step takes that long, where a model takes any batch: below, Python
 decides, and no one splits such a model."""
-LARGEST_BATCH = 16_384
+LARGEST_BATCH = 262_144
 TARGET = 0.15
-SECONDS = 1.0
-"""For which a step is repeated, before and after its operators are measured."""
+BETWEEN_SECONDS = 0.05
+"""Of measuring operators, after which the step is timed again."""
 
 
 @dataclass(frozen=True)
@@ -64,15 +63,16 @@ class Noted:
         self.signatures.add(call.signature)
         return self.measured.seconds(call, kind)
 
-    def others(self) -> MeasuredCostModel:
-        """The measurements of calls that it was not asked for."""
-        return MeasuredCostModel(
-            {
-                kind: {name: entry for name, entry in table.items() if name not in self.signatures}
-                for kind, table in self.measured.measurements.items()
-            },
-            self.measured.overhead_seconds,
-        )
+
+def without(measured: MeasuredCostModel, signatures: set[str]) -> MeasuredCostModel:
+    """The measurements of other calls."""
+    return MeasuredCostModel(
+        {
+            kind: {name: entry for name, entry in table.items() if name not in signatures}
+            for kind, table in measured.measurements.items()
+        },
+        measured.overhead_seconds,
+    )
 
 
 def step_of(case: Case, model: nn.Module, batch: int) -> Callable[[], None]:
@@ -96,13 +96,12 @@ def step_of(case: Case, model: nn.Module, batch: int) -> Callable[[], None]:
     return step
 
 
-def timed(step: Callable[[], None], seconds: float) -> list[float]:
+def timed(step: Callable[[], None]) -> list[float]:
     """Seconds of repeated steps."""
     for _ in range(3):
         step()
     samples: list[float] = []
-    begun = time.process_time()
-    while len(samples) < 5 or time.process_time() - begun < seconds:
+    while len(samples) < 5:
         start = time.process_time()
         step()
         samples.append(time.process_time() - start)
@@ -113,7 +112,7 @@ def batch_for(case: Case) -> int:
     """The least power of two with which a step takes `LEAST_SECONDS`."""
     batch = 8
     while case.batched and batch < LARGEST_BATCH:
-        samples = timed(step_of(case, case.build().train(), batch), 0.0)
+        samples = timed(step_of(case, case.build().train(), batch))
         if min(samples) >= LEAST_SECONDS:
             break
         batch *= 2
@@ -134,15 +133,27 @@ def planned(case: Case, cost_model: CostModel, batch: int) -> partitioner.Plan:
 
 
 def compared(
-    case: Case, cost_model: MeasuredCostModel, batch: int, seconds: float
+    case: Case, cost_model: MeasuredCostModel, batch: int
 ) -> tuple[partitioner.Plan, Noted, float]:
     """The plan under measured costs, what was asked for it, and the seconds of its step."""
     model = case.build().train()
     size = {"batch": batch} if case.batched else {}
     step = step_of(case, model, batch)
-    samples = timed(step, seconds / 2)
-    cost_model.measure(model, "cpu", case.args(**size), example_kwargs=case.kwargs(**size))
-    samples += timed(step, seconds / 2)
+    samples = timed(step)
+    last = time.process_time()
+
+    def between(*_: object) -> None:
+        nonlocal last
+        if time.process_time() - last > BETWEEN_SECONDS:
+            step()
+            start = time.process_time()
+            step()
+            last = time.process_time()
+            samples.append(last - start)
+
+    cost_model.measure(
+        model, "cpu", case.args(**size), example_kwargs=case.kwargs(**size), progress=between
+    )
     noted = Noted(cost_model)
     return planned(case, noted, batch), noted, statistics.median(samples)
 
@@ -161,35 +172,39 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     names = options.models.split(",") if options.models else SMOKE if options.smoke else tuple(ZOO)
-    cost_model = MeasuredCostModel(clock=time.process_time)
+    kind = local_device("cpu")
+    assert kind is not None
+    every = MeasuredCostModel({kind.name: {}})
     ratios: dict[str, float] = {}
     by_table: list[float] = []
     asked: list[tuple[str, int, Noted]] = []
     print("| model | batch | measured ms | predicted / measured |\n| --- | ---: | ---: | ---: |")
     for name in names:
         batch = 8 if options.smoke else batch_for(ZOO[name])
-        seconds = 0.1 if options.smoke else SECONDS
-        plan, noted, measured = compared(ZOO[name], cost_model, batch, seconds)
+        cost_model = MeasuredCostModel(clock=time.process_time)
+        plan, noted, measured = compared(ZOO[name], cost_model, batch)
         ratios[name] = plan.step_seconds / measured
         by_table += node_seconds(plan)
+        every.measurements[kind.name] |= cost_model.measurements[kind.name]
+        every.overhead_seconds |= cost_model.overhead_seconds
         asked.append((name, batch, noted))
         print(f"| {name} | {batch} | {1000 * measured:.2f} | {ratios[name]:.2f} |", flush=True)
     by_roofline = [
         seconds
         for name, batch, noted in asked
-        for seconds in node_seconds(planned(ZOO[name], Calibrated(noted.others()), batch))
+        for seconds in node_seconds(
+            planned(ZOO[name], Calibrated(without(every, noted.signatures)), batch)
+        )
     ]
     within = sum(abs(ratio - 1) <= TARGET for ratio in ratios.values())
     print(
         f"\nWithin {TARGET:.0%}: {within} of {len(ratios)}; "
         f"from {min(ratios.values()):.2f} to {max(ratios.values()):.2f}."
     )
-    kind = local_device("cpu")
-    assert kind is not None
-    overhead = cost_model.overhead_seconds[kind.name]
+    overhead = every.overhead_seconds[kind.name]
     rank = spearmanr(by_table, by_roofline).statistic
     print(
-        f"{len(cost_model.measurements[kind.name])} operators, {1e6 * overhead:.1f} us more each. "
+        f"{len(every.measurements[kind.name])} operators, {1e6 * overhead:.1f} us more each. "
         f"The roofline fitted to other models ranks {len(by_table)} nodes with Spearman {rank:.3f}."
     )
 

@@ -31,6 +31,9 @@ from cost_models.timing import Measurement, overhead_seconds, time_call
 SCHEMA = 1
 """Version of the file that `save` writes."""
 
+ROUNDS = 5
+"""How often all calls are timed, one after the other."""
+
 Progress = Callable[[int, int, str], None]
 
 
@@ -114,7 +117,8 @@ class MeasuredCostModel:
         args, kwargs = _as_call(example_inputs, example_kwargs)
         backward = model.training if training is None else training
         observation = observe(model, args, kwargs, backward=backward)
-        self.measure_calls((*observation.forward, *observation.backward), device, progress=progress)
+        calls = (*observation.forward, *observation.backward)
+        self.measure_calls(calls, device, reuse_nbytes=observation.reuse_nbytes, progress=progress)
         return self
 
     def measure_calls(
@@ -122,9 +126,18 @@ class MeasuredCostModel:
         calls: Iterable[OperatorCall],
         device: str | torch.device,
         *,
+        reuse_nbytes: Mapping[str, tuple[int, ...]] | None = None,
         progress: Progress | None = None,
     ) -> None:
         """Time the given calls of one step, as far as they are not in the table yet.
+
+        All are timed once, then all again, so that no disturbance of the machine has all of one.
+
+        Args:
+            calls: of the step.
+            device: as for `measure`.
+            reuse_nbytes: of `observe`: how cold the step finds the tensors of its calls.
+            progress: as for `measure`.
 
         Raises:
             CostModelError: there is no such device.
@@ -135,14 +148,24 @@ class MeasuredCostModel:
         table = self.measurements.setdefault(kind.name, {})
         made = list(calls)
         step_nbytes = sum(call.nbytes for call in made)
+        reuse = reuse_nbytes or {}
         missing = {call.signature: call for call in made if call.signature not in table}
-        for done, (signature, call) in enumerate(missing.items()):
+        samples: dict[str, list[float]] = {signature: [] for signature in missing}
+        turns = [call for _ in range(ROUNDS) for call in missing.values()]
+        for done, call in enumerate(turns):
+            name = call.signature
             if progress is not None:
-                progress(done, len(missing), call.operator)
+                progress(done // ROUNDS, len(missing), call.operator)
+            if name in self.skipped:
+                continue
             try:
-                table[signature] = time_call(call, device, self.clock, step_nbytes)
+                samples[name] += time_call(
+                    call, device, self.clock, step_nbytes, reuse.get(name, ())
+                )
             except Exception as error:  # whatever an operator does not like about made-up values
-                self.skipped[signature] = f"{type(error).__name__}: {error}"
+                self.skipped[name] = f"{type(error).__name__}: {error}"
+            else:
+                table[name] = Measurement.of(call, samples[name])
         if missing and progress is not None:
             progress(len(missing), len(missing), "")
         if missing and kind.name not in self.overhead_seconds:

@@ -9,28 +9,30 @@ from __future__ import annotations
 import itertools
 import math
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
+from torch.utils import _pytree as pytree
 
 from cost_models.interface import OperatorCall
 from cost_models.operators import observe
 from cost_models.signatures import rebuild, tensors_in
 
-WARM_UP_RUNS = 3
-TIMED_SECONDS = 0.02
-FEWEST_RUNS = 5
-MOST_RUNS = 100
-"""A call is timed at least and at most so often, and otherwise for so long."""
+WARM_UP_RUNS = 2
+TIMED_SECONDS = 0.004
+FEWEST_RUNS = 3
+MOST_RUNS = 20
+"""A call is timed at least and at most so often in one go, and otherwise for so long."""
 
 CACHED_NBYTES, MOST_COPIES = 128 << 10, 32
-"""Operands of more bytes than the first have left a core's own cache when a step comes to them:
+"""Operands of more bytes than the first may have left a core's own cache when a step comes to them:
 calls take turns on copies, at most so many."""
 REACH_NBYTES = 32 << 20
-"""What a step touches between two uses of a tensor, at most: copies of operands take as many bytes
-together, and results are kept until they do, so that an allocator has given their memory before."""
+"""What was touched that many bytes ago is in no cache any more. Results are kept until they take
+as many, so that an allocator has given their memory before."""
 LARGE_NBYTES = 31 << 20
 """Once a tensor of this size was freed, glibc takes all smaller ones from memory that it keeps; at
 32 MiB it no longer does."""
@@ -58,13 +60,20 @@ class Measurement:
     nbytes: int
     dtype: str
 
+    @classmethod
+    def of(cls, call: OperatorCall, samples: Sequence[float]) -> Measurement:
+        """What was seen of a call: the seconds of its runs, at least two."""
+        first, median, third = statistics.quantiles(samples, n=4)
+        return cls(median, third - first, len(samples), call.flops, call.nbytes, call.dtype)
+
 
 def time_call(
     call: OperatorCall,
     device: str | torch.device,
     clock: Callable[[], float],
     step_nbytes: int = REACH_NBYTES,
-) -> Measurement:
+    reuse_nbytes: Sequence[int] = (),
+) -> list[float]:
     """Run a call on made-up tensors, warm up, and time it.
 
     Args:
@@ -72,22 +81,55 @@ def time_call(
         device: where.
         clock: tells seconds.
         step_nbytes: what the step touches that makes the call: of less, more is still in a cache.
+        reuse_nbytes: for each tensor of the signature, what the step touches from the call that
+            used it before on; else all that it touches.
+
+    Returns:
+        Seconds of each run.
     """
     reach = min(step_nbytes, REACH_NBYTES)
-    built = [rebuild(call.signature, device)]
-    taken = sum(tensor.nbytes for tensor in tensors_in(built[0][1:]))
-    copies = min(MOST_COPIES, max(1, reach // max(1, taken))) if taken > CACHED_NBYTES else 1
-    built += [rebuild(call.signature, device) for _ in range(copies - 1)]
-    turns = itertools.cycle(built)
+    turns = itertools.cycle(_turns(call, device, reach, reuse_nbytes))
 
     def run() -> object:
         overload, args, kwargs = next(turns)
         return overload(*args, **kwargs)
 
     with torch.no_grad():
-        samples = _samples(run, torch.device(device), clock, reach)
-    first, median, third = statistics.quantiles(samples, n=4)
-    return Measurement(median, third - first, len(samples), call.flops, call.nbytes, call.dtype)
+        return _samples(run, torch.device(device), clock, reach)
+
+
+def _turns(
+    call: OperatorCall, device: str | torch.device, reach: int, reuse_nbytes: Sequence[int]
+) -> list[tuple[Any, tuple[Any, ...], dict[str, Any]]]:
+    """The call on so many copies of each operand that runs in turn find it as cold as a step does.
+
+    What the operator before has made or read is still in a cache, what the forward has saved no
+    longer is.
+    """
+    overload, args, kwargs = rebuild(call.signature, device)
+    operands = {id(tensor): tensor for tensor in tensors_in((args, kwargs))}
+    copies = {key: [tensor] for key, tensor in operands.items()}
+    if sum(tensor.nbytes for tensor in operands.values()) > CACHED_NBYTES:
+        for place, (key, tensor) in enumerate(operands.items()):
+            reuse = min(reuse_nbytes[place], reach) if place < len(reuse_nbytes) else reach
+            count = round(reuse / max(call.nbytes, 1))
+            copies[key] += [_copy_of(tensor) for _ in range(min(count, MOST_COPIES) - 1)]
+
+    def turn(number: int) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
+        def chosen(tensor: torch.Tensor) -> torch.Tensor:
+            found = copies[id(tensor)]
+            return found[number % len(found)]
+
+        return overload, *pytree.tree_map_only(torch.Tensor, chosen, (args, kwargs))
+
+    return [turn(number) for number in range(max(map(len, copies.values()), default=1))]
+
+
+def _copy_of(tensor: torch.Tensor) -> torch.Tensor:
+    """The same elements at the same places of another storage."""
+    copy = torch.empty(0, dtype=tensor.dtype, device=tensor.device)
+    storage = tensor.untyped_storage().clone()  # type: ignore[no-untyped-call]
+    return copy.set_(storage, tensor.storage_offset(), tensor.size(), tensor.stride())
 
 
 def _samples(
@@ -145,7 +187,7 @@ def overhead_seconds(device: str | torch.device, clock: Callable[[], float]) -> 
     whole = statistics.median(_samples(step, torch.device(device), clock))
     observation = observe(chain, (inputs,), backward=True)
     calls = (*observation.forward, *observation.backward)
-    alone = {call.signature: time_call(call, device, clock).median_seconds for call in set(calls)}
+    alone = {c.signature: statistics.median(time_call(c, device, clock)) for c in set(calls)}
     return max(whole - sum(alone[call.signature] for call in calls), 0.0) / len(calls)
 
 

@@ -24,13 +24,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils import _pytree as pytree
 
 from partitioner.capture import (
     DATA_DEPENDENT,
     Answering,
     Captured,
+    Fakes,
     clone,
     fake_clone,
     has_data,
@@ -116,7 +116,7 @@ def dry_run(
             return _inference(placed, *example, gpus, cluster, steps)
 
     def on_sizes(steps: Iterable[int]) -> Measured:
-        with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        with Fakes() as mode:
             sizes = pytree.tree_map_only(Tensor, _without_data, captured.example)
             return rehearsed(fake_clone(model, mode), sizes, loss.without_data(), steps)
 

@@ -5,11 +5,14 @@ attention. A recording of a call that returns its cache tells which node makes t
 bytes a token takes. ::
 
     rows      a cache of all tokens, at every point of the prompt's forward
-    dry run   `generate` itself on fake tensors: the prompt, then the last token on a full cache
+    dry run   `generate` itself on fake tensors: the prompt, then the last tokens on a full cache
+
+What the loop keeps of one token is there while the next is made, so two are made each time.
 """
 
 from __future__ import annotations
 
+import itertools
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -17,9 +20,16 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 
-from partitioner.capture import Answering, Captured, fake_clone, in_mode, quiet, tensor_specs
+from partitioner.capture import (
+    Answering,
+    Captured,
+    Fakes,
+    fake_clone,
+    in_mode,
+    quiet,
+    tensor_specs,
+)
 from partitioner.dry_run import MeasuredMemory, largest, without_gradients
 from partitioner.emit import place
 from partitioner.errors import SpecError
@@ -30,6 +40,8 @@ from partitioner.virtual import rounded, virtual_gpus
 Call = tuple[tuple[Any, ...], dict[str, Any]]
 CACHES = ("past_key_values", "cache")
 """What Hugging Face decoders call their cache where they return it."""
+TOKENS = 2
+"""How many are made at a time in the dry run."""
 
 
 def generating_call(model: nn.Module, call: Call) -> Call:
@@ -124,7 +136,7 @@ def _generated(
     static: bool,
 ) -> dict[str, MeasuredMemory]:
     caches: Any = sys.modules["transformers"]
-    with quiet(), FakeTensorMode(allow_non_fake_inputs=True) as mode, Answering():
+    with quiet(), Fakes() as mode, Answering() as answers:
         fake = in_mode(fake_clone(model, mode), False)
         with virtual_gpus(cluster, limits=False) as gpus:
             placed: Any = place(fake, captured, placement, detours=cluster.detours)
@@ -135,10 +147,11 @@ def _generated(
             if static:
                 cache = caches.StaticCache(config=placed.config, max_cache_len=tokens - 1)
             try:
-                _next_token(placed, ids, cache)
-                if not static:
-                    _grow(cache, tokens - 2)
-                    _next_token(placed, ids.new_zeros(ids.shape[0], tokens - 1), cache)
+                _generate(placed, ids, cache, tokens, answers)
+                length = tokens - TOKENS
+                if not static and length > ids.shape[-1]:
+                    _grow(cache, length - 1)
+                    _generate(placed, ids.new_zeros(ids.shape[0], length), cache, tokens, answers)
             except Exception as error:
                 raise SpecError(
                     f"cache_tokens={tokens}: {type(model).__name__}.generate cannot be rehearsed: "
@@ -161,15 +174,31 @@ def _prompt(captured: Captured, tokens: int) -> Tensor:
     return torch.zeros(ids.shape, dtype=ids.dtype)
 
 
-def _next_token(placed: Any, ids: Tensor, cache: Any) -> None:
-    placed.generate(
-        ids,
-        attention_mask=torch.ones_like(ids),
-        past_key_values=cache,
-        use_cache=True,
-        do_sample=False,
-        max_new_tokens=1,
-    )
+def _generate(placed: Any, ids: Tensor, cache: Any, tokens: int, answers: Answering) -> None:
+    """Make the next `TOKENS` tokens, or as many as are left to `tokens`.
+
+    Whether all sequences have ended is asked of data, after the criteria: not before the last.
+    """
+    count = min(TOKENS, tokens - ids.shape[-1])
+    left = itertools.count(count - 1, -1)
+
+    def ended(ids: Tensor, scores: Tensor, **_: Any) -> Tensor:
+        answers.go_on(other=next(left) > 0)
+        return ids.new_zeros(ids.shape[0], dtype=torch.bool)
+
+    hook = placed.register_forward_pre_hook(lambda *_: answers.go_on(other=False))
+    try:
+        placed.generate(
+            ids,
+            attention_mask=torch.ones_like(ids),
+            past_key_values=cache,
+            use_cache=True,
+            do_sample=False,
+            max_new_tokens=count,
+            stopping_criteria=[ended],
+        )
+    finally:
+        hook.remove()
 
 
 def _grow(cache: Any, tokens: int) -> None:

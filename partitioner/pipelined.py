@@ -16,14 +16,13 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from itertools import pairwise, permutations
 
 import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
 
-from partitioner.capture import DATA_DEPENDENT, fake_clone, in_mode, quiet
+from partitioner.capture import DATA_DEPENDENT, Fakes, fake_clone, in_mode, quiet
 from partitioner.distributed import LocalPipeline, PipelineLayout
 from partitioner.dry_run import MeasuredMemory, state_tensors
 from partitioner.errors import InfeasibleError, SpecError
@@ -56,6 +55,10 @@ REHEARSALS = 8
 MOST_REHEARSED = 20_000
 """Nodes times micro-batches that are rehearsed; of more, memory is reckoned."""
 
+_BROKEN = (
+    "the link between '{}' and '{}' is broken, and the stages of a pipeline send straight to each "
+    "other"
+)
 Lines = tuple[tuple[str, ...], ...]
 Shape = tuple[tuple[str, ...], ...]
 """Equal pipelines: by replica, its devices by rank."""
@@ -112,17 +115,13 @@ def pipeline_plan(subject: Priced) -> Plan:
 
     Raises:
         SpecError: the model has fewer parts than stages are asked for, or a constraint that no
-            pipeline can keep, or the devices cannot be that many equal pipelines, or a link is
-            broken: stages send straight to each other.
+            pipeline can keep, or the devices cannot be that many equal pipelines, or what is sent
+            would have to cross a broken link: stages send straight to each other.
         InfeasibleError: nothing fits, and by how much.
     """
     options, cluster, graph = subject.options, subject.cluster, subject.graph
-    for link in cluster.links:
-        if link.broken:
-            raise SpecError(
-                f"the {link} is broken, and the stages of a pipeline send straight to each other; "
-                "leave one of the two devices out, or plan with micro_batches=1"
-            )
+    if options.replicas != 1:
+        _refuse_broken(cluster, cluster.detours)
     demands = resolve(options.constraints, targets(graph), cluster.names, graph.colocated)
     units = stage_units(subject.captured, demands.colocated)
     output = next(iter(reversed(subject.captured.graph.nodes)))
@@ -246,6 +245,7 @@ def _fitted(asked: _Asked, problem: StageProblem, line: Lines, shape: Shape) -> 
         options.say(f"dividing the model into stages on {len(names)} devices")
         solution = solve_stages(problem)
         if not solution.cuts:
+            _refuse_broken(subject.cluster, subject.cluster.detours)
             raise InfeasibleError(
                 "no pipeline keeps all constraints: values pass from each stage to the next one "
                 "only, which pinned or separated parts may not allow",
@@ -263,12 +263,13 @@ def _fitted(asked: _Asked, problem: StageProblem, line: Lines, shape: Shape) -> 
             subject.captured, stages, options.schedule, options.micro_batches,
             options.stages_per_rank,
         )  # fmt: skip
+        _refuse_broken(subject.cluster, _tied_pairs(layout, ranks))
         division = (*solution.cuts, *ranks)
         if division not in known:
             known[division] = rehearse_pipeline(subject, layout, ranks)
         rehearsed = known[division]
         if isinstance(solution, Shortfall) and rehearsed is None:
-            raise _infeasible(names, solution.nbytes)
+            raise _infeasible(subject.cluster, names, solution.nbytes)
         memory = rehearsed or _reckoned(subject, layout, ranks)
         excess = [
             max(0, memory[name].peak - limit) if name in memory and limit is not None else 0
@@ -293,7 +294,24 @@ def _fitted(asked: _Asked, problem: StageProblem, line: Lines, shape: Shape) -> 
                 for capacity, more in zip(problem.capacity_nbytes, excess, strict=True)
             ),
         )
-    raise _infeasible(names, lacks)
+    raise _infeasible(subject.cluster, names, lacks)
+
+
+def _refuse_broken(cluster: Cluster, pairs: Iterable[tuple[str, str]]) -> None:
+    """Refuse to send straight from one device to another over a broken link."""
+    detours = cluster.detours
+    for source, destination in pairs:
+        if (source, destination) in detours:
+            raise SpecError(
+                f"{_BROKEN.format(source, destination)}; leave one of the two devices out, or plan "
+                "with micro_batches=1"
+            )
+
+
+def _tied_pairs(layout: PipelineLayout, ranks: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Devices between which gradients of tied parameters are summed."""
+    for stages in layout.tied.values():
+        yield from permutations(dict.fromkeys(ranks[stage % len(ranks)] for stage in stages), 2)
 
 
 def _tighter(excess: int, again: int) -> int:
@@ -322,14 +340,14 @@ def rehearse_pipeline(
         return None
     subject.options.say("rehearsing the pipeline on fake tensors")
     try:
-        with quiet(), FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        with quiet(), Fakes() as mode:
             return _rehearsed(subject, layout, ranks, mode)
     except DATA_DEPENDENT:
         return None
 
 
 def _rehearsed(
-    subject: Priced, layout: PipelineLayout, ranks: Sequence[str], mode: FakeTensorMode
+    subject: Priced, layout: PipelineLayout, ranks: Sequence[str], mode: Fakes
 ) -> dict[str, MeasuredMemory]:
     fake = in_mode(fake_clone(subject.model, mode), layout.captured.training)
     devices = tuple(device for device in subject.cluster.devices if device.name in ranks)
@@ -402,12 +420,16 @@ def _check_separated(demands: Demands, stages: Mapping[str, int], ranks: Sequenc
             )
 
 
-def _infeasible(names: Sequence[str], lacks: Sequence[int]) -> InfeasibleError:
+def _infeasible(
+    cluster: Cluster, names: Sequence[str], lacks: Sequence[int]
+) -> InfeasibleError:
     shortfall = {name: nbytes for name, nbytes in zip(names, lacks, strict=True) if nbytes}
     total = sum(lacks)
     told = ", ".join(f"{format_nbytes(nbytes)} on '{name}'" for name, nbytes in shortfall.items())
+    broken = next(iter(cluster.detours), None)
+    apart = f"; {_BROKEN.format(*broken)}, which keeps these two apart" if broken else ""
     return InfeasibleError(
         f"no pipeline fits: the stages with the least excess lack {told or 'a device'}; more "
-        "micro-batches of a smaller size, or more devices, take less memory each",
+        "micro-batches of a smaller size, or more devices, take less memory each" + apart,
         shortfall={**shortfall, "total": total},
     )

@@ -7,14 +7,13 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import msgspec
 import networkx as nx
 import torch
 from torch import Tensor, nn
 from torch.distributed import ProcessGroup
-from torch.distributed.pipelining import SplitPoint
 
 from partitioner.capture import (
     Captured,
@@ -26,7 +25,7 @@ from partitioner.capture import (
     records,
 )
 from partitioner.checkpoint import Checkpoint, match, open_checkpoint
-from partitioner.distributed import LocalPipeline, PipelineLayout, RankPipeline
+from partitioner.distributed import LocalPipeline, PipelineLayout
 from partitioner.emit import PlacedModule, device_map, place, source, split_points
 from partitioner.errors import PlanError
 from partitioner.graph import StagePart, split_stages
@@ -43,6 +42,11 @@ from partitioner.report import (
     write_whole,
 )
 from partitioner.virtual import suspended
+
+if TYPE_CHECKING:
+    from torch.distributed.pipelining import SplitPoint
+
+    from partitioner.distributed import RankPipeline
 
 SMALL_NBYTES = 64 * 1024
 """Tensors up to this size are read by all ranks, to compare their checkpoints."""
@@ -211,6 +215,8 @@ class Plan(PlanDocument, frozen=True):
                 the processes have different plans, models, checkpoints or versions.
             CheckpointError: the checkpoint is damaged, or not of this model.
         """
+        from partitioner.distributed import RankPipeline  # takes seconds
+
         opened = None if checkpoint is None else open_checkpoint(checkpoint)
         layout = self._layout(model)
         data = {} if opened is None else match(model, opened, strict=strict)

@@ -11,7 +11,7 @@ from torch import nn
 from partitioner.capture import Captured, capture
 from partitioner.dry_run import MeasuredMemory, dry_run, largest
 from partitioner.generation import rehearsed_generation, with_cache
-from partitioner.graph import CostGraph, annotate
+from partitioner.graph import CostGraph, Rehearsals, price
 from partitioner.options import Options
 from partitioner.solve import Problem, formulate
 from partitioner.spec import Cluster
@@ -30,6 +30,7 @@ class Priced:
         cluster: whose devices are priced.
         options: under which it was recorded and priced.
         graph: the costs of its nodes and values.
+        rehearsals: of the recording.
     """
 
     model: nn.Module
@@ -38,6 +39,7 @@ class Priced:
     cluster: Cluster
     options: Options
     graph: CostGraph
+    rehearsals: Rehearsals
 
     def problem(self) -> Problem:
         """The placement problem that the options ask for."""
@@ -68,9 +70,10 @@ class Priced:
     def priced_anew(
         self, *, cluster: Cluster | None = None, options: Options | None = None
     ) -> Priced:
-        """The same recording on another cluster, or under other options of the same mode."""
+        """The same on another cluster, or under other options with the same mode and loss."""
         cluster, options = cluster or self.cluster, options or self.options
-        return _priced(self.model, self.call, self.captured, cluster, options)
+        graph = _costs(self.rehearsals, cluster, options)
+        return replace(self, cluster=cluster, options=options, graph=graph)
 
 
 def priced(model: nn.Module, cluster: Cluster, call: Call, options: Options) -> Priced:
@@ -78,22 +81,15 @@ def priced(model: nn.Module, cluster: Cluster, call: Call, options: Options) -> 
     args, kwargs = call
     options.say("recording the model")
     captured = capture(model, args, kwargs, training=options.training)
-    return _priced(model, call, captured, cluster, options)
+    rehearsals = Rehearsals(captured, model, training=options.training, loss=options.loss_function)
+    graph = _costs(rehearsals, cluster, options)
+    return Priced(model, call, captured, cluster, options, graph, rehearsals)
 
 
-def _priced(
-    model: nn.Module, call: Call, captured: Captured, cluster: Cluster, options: Options
-) -> Priced:
+def _costs(rehearsals: Rehearsals, cluster: Cluster, options: Options) -> CostGraph:
+    captured = rehearsals.captured
     options.say(f"pricing {len(captured.nodes)} nodes on {len(cluster.devices)} devices")
-    graph = annotate(
-        captured,
-        model,
-        cluster,
-        options.cost_model,
-        training=options.training,
-        optimizer=options.make_optimizer,
-        loss=options.loss_function,
-    )
+    graph = price(rehearsals, cluster, options.cost_model, optimizer=options.make_optimizer)
     if options.cache_tokens is not None:
         graph = with_cache(graph, captured, options.cache_tokens)
-    return Priced(model, call, captured, cluster, options, graph)
+    return graph

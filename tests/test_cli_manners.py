@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
-import subprocess
-import sys
 import textwrap
-from functools import partial
+import time
 from pathlib import Path
 
 import click
@@ -17,9 +16,9 @@ from click.testing import CliRunner, Result
 
 from partitioner import Plan
 from partitioner.cli import cli
+from tests.forks import Forked, program
 
 SEQNET = "examples.seqnet:model"
-ROOT = Path(__file__).parent.parent
 
 
 def run(*arguments: str, **options: object) -> Result:
@@ -41,19 +40,15 @@ def test_an_interruption_while_it_solves_gives_the_best_plan_so_far(tmp_path: Pa
         """)
     )
     asked = "plan uneven:model --devices 5x1GiB --objective throughput --time-limit 300 -v"
-    command = [sys.executable, "-m", "partitioner", *asked.split(), "-o", "plan.json"]
-    environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}"}
-    with subprocess.Popen(
-        command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        text=True, preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
-    ) as process:  # fmt: skip
-        assert process.stderr is not None
-        for line in process.stderr:
-            if "plan of" in line and "gap" in line:
-                break
-        process.send_signal(signal.SIGINT)
-        shown, told = process.communicate(timeout=300)
-    assert process.returncode == 0, told
+    command = (*asked.split(), "-o", "plan.json")
+    job = Forked(tmp_path, program, "partitioner", command, str(tmp_path), (str(tmp_path),))
+    while not re.search(r"plan of .* gap", job.err.read_text()):
+        assert job.process.is_alive(), job.finished()
+        time.sleep(0.1)
+    assert job.process.pid is not None
+    os.kill(job.process.pid, signal.SIGINT)
+    code, shown, told = job.finished(300)
+    assert code == 0, told
     assert "interrupted: the best plan so far" in told
     plan = Plan.load(tmp_path / "plan.json")
     assert plan.certificate.status == "feasible"

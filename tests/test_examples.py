@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+
+from tests.forks import Forked, program
 
 pytest.importorskip("sklearn")
 
@@ -59,15 +58,7 @@ def test_the_unet_example(
 
 def test_the_pipeline_example(tmp_path: Path) -> None:
     """In a process of its own, which starts two more."""
-    done = subprocess.run(
-        [sys.executable, "-m", "examples.pipeline"],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-    )
+    done = Forked(tmp_path, program, "examples.pipeline", (), str(tmp_path)).finished(300)
     assert done.returncode == 0, done.stderr
     assert "in 2 processes" in done.stdout
     assert (tmp_path / "out" / "pipeline.svg").exists()

@@ -60,9 +60,12 @@ def planned(
     )
 
 
-@functools.cache
+known = functools.cache(planned)
+"""The same, made once."""
+
+
 def unet_plan() -> Plan:
-    return planned("unet")
+    return known("unet", "1f1b", 1)
 
 
 def buffered(found: Plan) -> dict[str, int]:
@@ -100,7 +103,7 @@ def buffered(found: Plan) -> dict[str, int]:
     [*(("unet", *each) for each in SCHEDULES), ("hf_gpt2_labels", "1f1b", 1)],
 )
 def test_memory_is_as_promised(name: str, schedule: str, stages_per_rank: int) -> None:
-    found = planned(name, schedule, stages_per_rank)
+    found = known(name, schedule, stages_per_rank)
     args, kwargs = batch_of(name)
     with virtual_gpus(found.virtual_cluster()) as gpus:
         pipeline = found.pipeline_on(model_of(name), lambda output, _: training_loss(output))
@@ -233,3 +236,23 @@ def test_a_plan_can_be_read_and_drawn(tmp_path: Path) -> None:
     for suffix in ("svg", "html"):
         found.draw(tmp_path / f"plan.{suffix}")
         assert (tmp_path / f"plan.{suffix}").stat().st_size
+
+
+def test_neighbours_are_chosen_round_a_broken_link():
+    model = nn.Sequential(*(nn.Linear(64, 64) for _ in range(6)))
+
+    def on(*pairs: tuple[str, str], devices: int = 3) -> Plan:
+        links = [Link(pair, broken=True) for pair in pairs]
+        names = [f"cuda:{i}" for i in range(devices)]
+        memory = 6 * 64 * 65 * 4 * 4 // devices + 60_000
+        cluster = Cluster([Device(name, memory=memory) for name in names], links)
+        return plan(
+            model, cluster, torch.zeros(8, 64), optimizer="adam", objective="throughput",
+            micro_batches=4,
+        )  # fmt: skip
+
+    ranks = on(("cuda:0", "cuda:1")).pipeline.ranks
+    assert set(ranks) == {"cuda:0", "cuda:1", "cuda:2"}
+    assert ranks[1] == "cuda:2"
+    with pytest.raises(InfeasibleError, match="between 'cuda:0' and 'cuda:1' is broken"):
+        on(("cuda:0", "cuda:1"), devices=2)

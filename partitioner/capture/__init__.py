@@ -20,7 +20,9 @@ from partitioner.capture.clone import (
 )
 from partitioner.capture.conditions import Condition, Dimension
 from partitioner.capture.example import example_call
+from partitioner.capture.fakes import Fakes
 from partitioner.capture.inputs import InputSpec, by_keyword
+from partitioner.capture.leaves import collects_results
 from partitioner.capture.program import (
     captured_of,
     example_of,
@@ -41,6 +43,7 @@ __all__ = [
     "Captured",
     "Condition",
     "Dimension",
+    "Fakes",
     "GraphRun",
     "InputSpec",
     "Inputs",
@@ -55,6 +58,7 @@ __all__ = [
     "capture",
     "captured_of",
     "clone",
+    "collects_results",
     "example_call",
     "example_of",
     "fake_clone",

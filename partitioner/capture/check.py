@@ -7,11 +7,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from partitioner.capture.captured import Captured, TensorSpec
 from partitioner.capture.clone import fake_clone, fake_like, fetch
+from partitioner.capture.fakes import Fakes
 from partitioner.capture.structure import tensors_of
 from partitioner.errors import CaptureError
 
@@ -74,7 +74,7 @@ def check(model: nn.Module, captured: Captured) -> str | None:
         What is wrong: a node that fails, or whose result has another shape or type than recorded;
         `None` if nothing is.
     """
-    mode = FakeTensorMode(shape_env=ShapeEnv(), allow_non_fake_inputs=True)
+    mode = Fakes(shape_env=ShapeEnv())
     clone = fake_clone(model, mode)
     args, kwargs = captured.example
     tensors = captured.input_spec.flatten(args, kwargs)

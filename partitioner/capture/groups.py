@@ -15,6 +15,7 @@ from partitioner.capture.conditions import Dimension
 # size on both sides: `(p - 1) / (q - 1)` has a numerator and denominator far apart.
 _PRIMES = (11, 37, 23, 71, 113, 59, 167, 83, 227, 131)
 _SMALL_PRIMES = (2, 3, 5, 7, 11, 13)
+_FEW = 3  # not one of `_PRIMES`
 
 
 @dataclass(slots=True)
@@ -26,7 +27,7 @@ class Group:
         dimension: where in its inputs.
         prime: what the twin's size is multiplied with if its way is up.
         is_token: all inputs that have it hold integers.
-        way: `"up"`, `"down"` or `"fixed"`.
+        way: `"up"`, `"few"`, `"down"` or `"fixed"`.
         members: the sizes themselves.
     """
 
@@ -42,6 +43,7 @@ class Group:
         """The twin's size over the example's."""
         return {
             "up": Fraction(self.prime),
+            "few": Fraction(_FEW),
             "down": Fraction(1, self.divisor),
             "fixed": Fraction(1),
         }[self.way]
@@ -52,9 +54,16 @@ class Group:
         return next((d for d in range(2, self.size) if self.size % d == 0), 1)
 
     def give_way(self) -> None:
-        """Try a smaller twin for the length of a token sequence; otherwise fix the size."""
-        smaller = self.is_token and self.divisor > 1
-        self.way = "down" if self.way == "up" and smaller else "fixed"
+        """Try a smaller twin for the length of a token sequence, or a batch; then fix the size.
+
+        Models look at batches for their size: some kernels were once wrong for 64 and more.
+        """
+        if self.way == "up" and self.is_token and self.divisor > 1:
+            self.way = "down"
+        elif self.way == "up" and self.dimension == 0 and self.prime in _PRIMES:
+            self.way = "few"
+        else:
+            self.way = "fixed"
 
 
 class Groups:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import nn
 from torch.nn.utils import parametrize
 
@@ -47,7 +49,7 @@ def hooked(model: nn.Module) -> dict[str, str]:
 
 def _has_hooks(module: nn.Module) -> bool:
     return any(
-        getattr(hook, "__module__", "") != "transformers.utils.output_capturing"
+        not collects_results(hook)
         for hooks in (
             module._forward_hooks,
             module._forward_pre_hooks,
@@ -56,6 +58,11 @@ def _has_hooks(module: nn.Module) -> bool:
         )
         for hook in hooks.values()
     )
+
+
+def collects_results(hook: Any) -> bool:
+    """Whether a hook is one by which transformers collects what a model returns."""
+    return getattr(hook, "__module__", "") == "transformers.utils.output_capturing"
 
 
 def class_name(cls: type) -> str:

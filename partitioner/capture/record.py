@@ -10,13 +10,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from partitioner.capture.assemble import ordered, state_specs
 from partitioner.capture.captured import Captured
 from partitioner.capture.check import check
 from partitioner.capture.clone import fake_clone, fake_like, in_mode, named_tensors
+from partitioner.capture.fakes import Fakes
 from partitioner.capture.groups import Groups
 from partitioner.capture.inputs import prepared
 from partitioner.capture.layers import layers_of, values_of, volatile_names
@@ -27,6 +27,7 @@ from partitioner.capture.quiet import quiet
 from partitioner.capture.recorder import Recorder
 from partitioner.capture.recording import HooksLostError, OpaqueNeededError
 from partitioner.capture.sizes import DataDecidesError
+from partitioner.capture.sketch import WAYS, sketched
 from partitioner.capture.stand_in import RealRun, has_data
 from partitioner.capture.symbols import SizesFixedError, Symbols
 from partitioner.capture.truths import undrawn
@@ -44,7 +45,7 @@ def capture(
 
     The model runs on fake tensors, as a copy without data: neither it nor its inputs are touched.
     Control flow that Python decides is followed as in the example; a submodule that decides by its
-    data becomes one node, and so does the whole model where its own `forward` does.
+    data becomes one node; where the model's own `forward` does, one way through it is sketched.
 
     Args:
         model: any module, on any device, `meta` included.
@@ -111,6 +112,9 @@ class _Session:
         self.leaves = dict(self.hooked)
         self.real: dict[str, RealRun] = {}
         self.errors: dict[str, CaptureError] = {}
+        self.needed: _NoGraphError | None = None
+        self.ways = iter(WAYS)
+        self.answers: bool | None = None
         self.signature = inspect.signature(model.forward)
         inputs: list[tuple[str, Tensor]] = []
         prepared(self.signature, args, kwargs, lambda *each: _noted(each, inputs))
@@ -120,7 +124,8 @@ class _Session:
     def both(self, training: bool) -> Captured:
         """Record both modes: with free sizes as far as the model allows, or else fixed ones.
 
-        A model that no graph can hold is recorded as one call of all of it.
+        A model that no graph can hold is recorded along one way through it, or else as one call of
+        all of it.
         """
         while True:
             try:
@@ -128,10 +133,16 @@ class _Session:
             except CaptureError as error:
                 if self.groups.free():
                     self.groups.fix_more()
-                elif isinstance(error, _NoGraphError):
-                    self._take_whole(error)
-                else:
+                    continue
+                if self.needed is None and isinstance(error, _NoGraphError):
+                    self.needed = error
+                if self.needed is None or "" in self.leaves:
                     raise
+                self.answers = next(self.ways, None) if self.needed.error is None else None
+                if self.answers is None:
+                    self._take_whole(self.needed)
+                else:
+                    self.leaves = dict(self.hooked)
 
     def _take_whole(self, needed: _NoGraphError) -> None:
         """The whole model is one leaf, and none is in it; it takes what sizes it likes."""
@@ -213,7 +224,7 @@ class _Session:
         mode = _fake_mode()
         clone = in_mode(fake_clone(self.model, mode), training)
         held = named_tensors(clone)
-        recorder = Recorder(clone, mode, symbols, self.leaves, self.real, self.hooked)
+        recorder = Recorder(clone, mode, symbols, self.leaves, self.real, self.hooked, self.answers)
 
         def make(name: str, tensor: Tensor) -> Tensor:
             fake = fake_like(tensor, mode)
@@ -256,6 +267,8 @@ class _Session:
             specialised=() if whole else self.groups.specialised(),
             conditions=() if whole else symbols.all_conditions(),
         )
+        if self.needed is not None and not whole:
+            captured = sketched(captured, self.needed.reason)
         return Recorded(captured, arranged.flags)
 
     def _failure(self, error: BaseException, recorder: Recorder) -> BaseException:
@@ -300,5 +313,5 @@ def _noted(each: tuple[str, Tensor], inputs: list[tuple[str, Tensor]]) -> Tensor
     return each[1]
 
 
-def _fake_mode() -> FakeTensorMode:
-    return FakeTensorMode(allow_non_fake_inputs=True, shape_env=ShapeEnv(), static_shapes=True)
+def _fake_mode() -> Fakes:
+    return Fakes(shape_env=ShapeEnv(), static_shapes=True)

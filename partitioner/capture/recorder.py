@@ -77,6 +77,7 @@ class Recorder(TorchFunctionMode):
         opaque: paths of modules that are leaves whatever their class, with the reasons.
         real: those of them that do not run on fake tensors.
         hooked: those of them that are leaves for their hooks alone.
+        answers: for a sketch, which stand-ins for its data the model is told; `None` for none.
     """
 
     def __init__(
@@ -87,6 +88,7 @@ class Recorder(TorchFunctionMode):
         opaque: Mapping[str, str],
         real: Mapping[str, RealRun],
         hooked: Container[str] = (),
+        answers: bool | None = None,
     ) -> None:
         super().__init__()
         self.hooked = hooked
@@ -104,7 +106,7 @@ class Recorder(TorchFunctionMode):
         self._keep: list[Any] = []
         self._on = False
         self._depth = 0
-        self._answers: Answers | None = None
+        self._answers = None if answers is None else Answers(other=answers)
         self._state_names: dict[int, str] = {}
         self._held = named_tensors(model)
         for held in self._held:
@@ -496,6 +498,7 @@ class Recorder(TorchFunctionMode):
         """
         results: list[Any] = []
         failures: list[Exception] = []
+        outside = self._answers
         for other in (False, True):
             self._answers = Answers(other=other)
             try:
@@ -503,7 +506,7 @@ class Recorder(TorchFunctionMode):
             except Exception as error:
                 failures.append(error)
             finally:
-                given, self._answers = self._answers.given, None
+                given, self._answers = self._answers.given, outside
             if not given:
                 break
         if not results:

@@ -95,24 +95,31 @@ def dissect(
         Its structure, and `(name, leaf)` of each leaf in order; names join keys with `_`.
     """
     leaves: list[tuple[str, Any]] = []
-    memo: dict[int, bool] = {}
+    return _taken_apart(value, name, is_leaf, leaves, {}), leaves
 
-    def take(value: Any, name: str) -> Structure:
-        if is_leaf(value):
-            leaves.append((name, value))
-            return LEAF
-        kind, keys, parts = _parts(value)
-        if kind == "constant" or (
-            kind == "object" and not _holds_leaf(value, is_leaf, memo, set())
-        ):
-            return Structure("constant", value=value)
-        items = tuple(
-            take(part, f"{name}_{key}" if name else str(key))
-            for key, part in zip(keys, parts, strict=True)
-        )
-        return Structure(kind, type(value), tuple(keys), items)
 
-    return take(value, name), leaves
+def _taken_apart(
+    value: Any,
+    name: str,
+    is_leaf: Callable[[Any], bool],
+    leaves: list[tuple[str, Any]],
+    memo: dict[int, bool],
+) -> Structure:
+    """The structure; its leaves go to `leaves`.
+
+    No closure, which would be a cycle that keeps the leaves' memory until the next collection.
+    """
+    if is_leaf(value):
+        leaves.append((name, value))
+        return LEAF
+    kind, keys, parts = _parts(value)
+    if kind == "constant" or (kind == "object" and not _holds_leaf(value, is_leaf, memo, set())):
+        return Structure("constant", value=value)
+    items = tuple(
+        _taken_apart(part, f"{name}_{key}" if name else str(key), is_leaf, leaves, memo)
+        for key, part in zip(keys, parts, strict=True)
+    )
+    return Structure(kind, type(value), tuple(keys), items)
 
 
 def tensors_of(value: Any) -> list[torch.Tensor]:

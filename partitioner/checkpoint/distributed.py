@@ -19,10 +19,8 @@ from torch import Tensor
 from torch.distributed.checkpoint.metadata import Metadata, MetadataIndex, TensorStorageMetadata
 
 from partitioner.checkpoint.pickled import check_zip
-from partitioner.checkpoint.stored import STATE_KEYS, StoredTensor, existing
+from partitioner.checkpoint.stored import METADATA, STATE_KEYS, StoredTensor, existing
 from partitioner.errors import CheckpointError
-
-METADATA = ".metadata"
 
 _RECORDS: Mapping[str, frozenset[str]] = {
     "torch.distributed.checkpoint.metadata": frozenset(

@@ -8,10 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from partitioner.checkpoint.distributed import METADATA, distributed_entries
 from partitioner.checkpoint.pickled import pickled_entries
 from partitioner.checkpoint.safetensors_file import safetensors_tensors
-from partitioner.checkpoint.stored import Checkpoint, StoredTensor, existing
+from partitioner.checkpoint.stored import METADATA, Checkpoint, StoredTensor, existing
 from partitioner.errors import CheckpointError
 
 _Entries = tuple[dict[str, StoredTensor], dict[str, Any]]
@@ -49,6 +48,8 @@ def _entries(path: Path) -> _Entries:
         return _entries_of_folder(path)
     existing(path)
     if path.name == METADATA:
+        from partitioner.checkpoint.distributed import distributed_entries  # takes seconds
+
         return distributed_entries(path.parent)
     if path.name.endswith(_INDEX):
         return _entries_of_index(path)

@@ -13,6 +13,8 @@ from torch import Tensor
 
 from partitioner.errors import CheckpointError
 
+METADATA = ".metadata"
+"""In a folder of `torch.distributed.checkpoint`, the file that tells of the others."""
 STATE_KEYS = ("state_dict", "model_state_dict", "model")
 """Under which of its keys a checkpoint of a whole training run has the model's `state_dict`."""
 

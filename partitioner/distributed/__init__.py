@@ -6,7 +6,13 @@
                                                └─► RankPipeline    one rank of `torchrun`
 
 Both are stepped alike: `pipeline.step(*batch, target=labels, losses=[])`.
+
+`torch.distributed.pipelining` and `.checkpoint` take as long to import as PyTorch itself; what
+needs them is imported when it is asked for.
 """
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from partitioner.distributed.faults import reporting_faults
 from partitioner.distributed.layout import (
@@ -16,10 +22,12 @@ from partitioner.distributed.layout import (
     whole_batch,
 )
 from partitioner.distributed.local import LocalPipeline
-from partitioner.distributed.ranks import RankPipeline
-from partitioner.distributed.resume import resume_checkpoint, save_checkpoint
 from partitioner.distributed.script import training_script
 from partitioner.distributed.share import joined
+
+if TYPE_CHECKING:
+    from partitioner.distributed.ranks import RankPipeline
+    from partitioner.distributed.resume import resume_checkpoint, save_checkpoint
 
 __all__ = [
     "LocalPipeline",
@@ -34,3 +42,11 @@ __all__ = [
     "training_script",
     "whole_batch",
 ]
+
+_LATE = {"RankPipeline": "ranks", "resume_checkpoint": "resume", "save_checkpoint": "resume"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_LATE[name]}"), name)

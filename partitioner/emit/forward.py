@@ -15,6 +15,7 @@ from torch.utils import _pytree as pytree
 from partitioner.capture.captured import Captured
 from partitioner.capture.inputs import by_keyword
 from partitioner.emit.fold import fold, one_device
+from partitioner.emit.following import FollowWeights, Returning
 from partitioner.emit.graphs import PlacedGraph, nodes_in, placed_graph, spelled_device
 from partitioner.emit.interface import Check, Interface, by_argument, condition_lines, interface
 from partitioner.emit.moves import Detours, insert_moves
@@ -197,8 +198,9 @@ def _body(
 ) -> tuple[list[str], list[str]]:
     """The lines that check a call, and those that compute."""
     device = one_device(placed)
-    if device is not None and _calls_original(model, captured):
-        return [], _call_of_original(model, captured, device, spelling, objects)
+    if _calls_original(model, captured, device):
+        returned = _output_devices(moved)
+        return [], _call_of_original(model, captured, placed, returned, spelling, objects)
     lines = _checks(face.checks, spelling, objects)
     if captured.other_mode_error:
         mode = "train" if captured.training else "eval"
@@ -209,8 +211,13 @@ def _body(
     return lines, writer.body()
 
 
-def _calls_original(model: nn.Module, captured: Captured) -> bool:
+def _calls_original(model: nn.Module, captured: Captured, device: str | None) -> bool:
     """Whether the original's own `forward` follows the device of its inputs, or is all there is.
+
+    Args:
+        model: the original.
+        captured: its recording.
+        device: of everything, if there is one.
 
     Raises:
         PlanError: it is all there is, and not the `forward` of the model's class.
@@ -219,18 +226,29 @@ def _calls_original(model: nn.Module, captured: Captured) -> bool:
     if "" in captured.opaque:
         if not of_class:
             raise PlanError(
-                f"{captured.model_class} is called whole ({captured.opaque['']}), and its "
+                f"{captured.model_class} runs its own code ({captured.opaque['']}), and its "
                 "`forward` is an attribute of this very module; define it in the model's class"
             )
         return True
+    if device is None:
+        return False
     whole = any(call.path == "" and call.foldable for call in captured.calls)
     return whole and of_class and not isinstance(model, fx.GraphModule)
 
 
 def _call_of_original(
-    model: nn.Module, captured: Captured, device: str, spelling: Spelling, objects: Objects
+    model: nn.Module,
+    captured: Captured,
+    placed: PlacedGraph,
+    returned: tuple[str, ...],
+    spelling: Spelling,
+    objects: Objects,
 ) -> list[str]:
-    """One call; the usual argument, a tensor that is there already, costs no call to see that."""
+    """One call; the usual argument, a tensor that is there already, costs no call to see that.
+
+    Over several devices, its operators follow their weights from where the inputs are.
+    """
+    device = next(iter(placed.devices.values()))
     arrival = Arrival(torch.device(spelled_device(device)))
     bring, there = objects.bind(arrival), objects.bind(arrival.device)
     tensor = objects.bind(Tensor)
@@ -251,7 +269,13 @@ def _call_of_original(
             case _:
                 parts.append(text)
     original = spelling.function(original_class(model))
-    return wrapped(f"return {original}.forward({', '.join(parts)})", 0, WIDTH - 12)
+    call = f"{original}.forward({', '.join(parts)})"
+    if one_device(placed) is not None:
+        return wrapped(f"return {call}", 0, WIDTH - 12)
+    lines = [f"with {spelling.function(FollowWeights)}():"]
+    lines += wrapped(f"result = {call}", len(INDENT), WIDTH - 12)
+    result = f"{objects.bind(Returning(returned))}(result)" if returned else "result"
+    return [*lines, f"return {result}"]
 
 
 def original_class(model: nn.Module) -> type[nn.Module]:

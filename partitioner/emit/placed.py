@@ -22,9 +22,10 @@ from torch import Tensor, fx, nn
 
 from partitioner.capture.captured import Captured
 from partitioner.capture.clone import clone, named_tensors
-from partitioner.emit.following import following_generate
+from partitioner.emit.following import Gathering, following_generate
 from partitioner.emit.forward import Forward, constant_name, original_class, write_forward
-from partitioner.emit.graphs import check_placement, listed
+from partitioner.emit.graphs import check_placement, listed, spelled_device
+from partitioner.emit.hooks import warn_of_unheard_hooks
 from partitioner.emit.modes import both_modes, placement_of_state
 from partitioner.emit.moves import Detours
 from partitioner.errors import PlanError
@@ -174,9 +175,22 @@ def place(
             vars(placed)[constant_name(name, recording)] = copied(
                 tensor, name, where[name], detours=detours
             )
+    if "" in captured.opaque and len({*placement.values()}) > 1:
+        _gather(placed, captured, placement)
+    warn_of_unheard_hooks(placed, recordings, forward)
     placed.__class__ = _placed_class(original_class(model), Placing(forward, plan))
     assert isinstance(placed, PlacedModule)
     return placed
+
+
+def _gather(placed: nn.Module, captured: Captured, placement: Mapping[str, str]) -> None:
+    """Have the parts that are called whole bring their arguments to their devices."""
+    for node in captured.graph.nodes:
+        path = str(node.target)
+        if node.op == "call_module" and path and path in captured.opaque:
+            hook = Gathering(torch.device(spelled_device(placement[node.name])))
+            part = placed.get_submodule(path)
+            part.register_forward_pre_hook(hook, prepend=True, with_kwargs=True)
 
 
 def _check_data(model: nn.Module, data: Mapping[str, Any]) -> None:

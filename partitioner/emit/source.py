@@ -69,7 +69,7 @@ def source_of(
     """The Python module of a recording under a placement; see `source`."""
     if "" in captured.opaque:
         raise PlanError(
-            f"there is no source of {captured.model_class}, which is called whole "
+            f"there is no source of {captured.model_class}, which runs its own code "
             f"({captured.opaque['']}); use `Plan.apply(model)`, which keeps the model's own code"
         )
     return _Author(captured, placement, detours).module()

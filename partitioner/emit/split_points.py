@@ -8,13 +8,16 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from torch import fx
-from torch.distributed.pipelining import SplitPoint
 
 from partitioner.capture import NodeInfo, Program, graph_of
 from partitioner.errors import PlanError
 from partitioner.spec import enclosing
+
+if TYPE_CHECKING:
+    from torch.distributed.pipelining import SplitPoint
 
 
 def split_points(program: Program, stages: Mapping[str, int]) -> dict[str, SplitPoint]:
@@ -28,6 +31,8 @@ def split_points(program: Program, stages: Mapping[str, int]) -> dict[str, Split
         PlanError: a stage begins inside a module, or before a module that is called again; the
             message names it.
     """
+    from torch.distributed.pipelining import SplitPoint  # takes seconds
+
     graph, infos = graph_of(program)
     nodes = [node for node in graph.nodes if node.name in stages]
     owners = {node.name: _owner(node, infos) for node in nodes}

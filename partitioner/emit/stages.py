@@ -13,11 +13,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from partitioner.capture.captured import Captured, ModuleCall, NodeInfo, holds_tensor
 from partitioner.capture.check import GraphRun
 from partitioner.capture.clone import clone, fake_clone, fake_like, fetch, named_tensors
+from partitioner.capture.fakes import Fakes
 from partitioner.emit.fold import fold
 from partitioner.emit.forward import require_mode
 from partitioner.emit.graphs import PlacedGraph, nodes_in
@@ -225,7 +225,7 @@ def _fixed_values(model: nn.Module, captured: Captured) -> dict[str, Any]:
                 found[n.name] = result
             return result
 
-    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    mode = Fakes()
     fakes = [fake_like(tensor, mode) for tensor in captured.input_spec.flatten(*captured.example)]
     with mode, torch.no_grad():
         Noting(fake_clone(model, mode), captured).run(*fakes)

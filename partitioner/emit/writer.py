@@ -707,7 +707,9 @@ def short_name(node: fx.Node) -> str:
     """A name for a value, from what makes it."""
     if node.op == "call_module":
         parts = str(node.target).split(".")
-        name = parts[-1] if is_identifier(parts[-1]) else "_".join(["layer", *parts][-2:])
+        parts = ["layer", *parts]
+        start = max(at for at, part in enumerate(parts) if is_identifier(part))
+        name = "_".join(parts[start:])
     elif node.op == "call_method" or (node.op == "call_function" and not callable(node.target)):
         name = str(node.target).strip("_")
     elif node.op == "call_function":

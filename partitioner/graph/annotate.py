@@ -22,10 +22,10 @@ from partitioner.errors import InfeasibleError
 from partitioner.graph.cost_graph import CostGraph, NodeCost, TensorCost
 from partitioner.graph.lifetimes import holdings_of
 from partitioner.graph.loss import OUTPUT_LOSS, Loss
-from partitioner.graph.optimizer_state import optimizer_factory, optimizer_memory
-from partitioner.graph.rehearsal import rehearse
+from partitioner.graph.optimizer_state import optimizer_factory
+from partitioner.graph.rehearsal import Rehearsals
 from partitioner.graph.trace import NodeTrace
-from partitioner.spec import Cluster, is_host
+from partitioner.spec import Cluster
 
 
 def annotate(
@@ -57,21 +57,29 @@ def annotate(
         SpecError: the optimizer is unknown or cannot take a step, or the loss does not take what
             the model returns.
     """
-    model = getattr(model, "_orig_mod", model)
+    rehearsals = Rehearsals(captured, model, training=training, loss=loss)
+    return price(rehearsals, cluster, cost_model, optimizer=optimizer)
+
+
+def price(
+    rehearsals: Rehearsals, cluster: Cluster, cost_model: CostModel, *, optimizer: object = None
+) -> CostGraph:
+    """As `annotate`, for several clusters or optimizers one after the other.
+
+    Args:
+        rehearsals: of the recorded model.
+        cluster: as for `annotate`.
+        cost_model: as for `annotate`.
+        optimizer: as for `annotate`.
+    """
+    captured, training = rehearsals.captured, rehearsals.training
     make_optimizer = optimizer_factory(optimizer) if training else None
-    rehearsal = rehearse(
-        captured,
-        model,
-        training=training,
-        devices=len(cluster.devices),
-        on_cuda=not all(is_host(name) for name in cluster.names),
-        loss=loss,
-    )
+    rehearsal = rehearsals.on(cluster)
     prices = _Prices(cost_model, {device.name: device.figures() for device in cluster.devices})
     graph: nx.DiGraph[str] = nx.DiGraph()
     recorded = [node for node in captured.graph.nodes if node.op != "output"]
     for node, trace in zip(recorded, rehearsal.nodes, strict=True):
-        operator = _operator_name(node, model)
+        operator = _operator_name(node, rehearsals.model)
         forward, backward = prices.both(node.name, operator, trace)
         graph.add_node(
             node.name,
@@ -88,12 +96,7 @@ def annotate(
     graph.add_edges_from((source, user) for source, users in readers.items() for user in users)
     memory = None
     if make_optimizer is not None:
-        trainable = {
-            name: spec.tensor
-            for name, spec in captured.state.items()
-            if spec.role == "parameter" and name in rehearsal.gradients
-        }
-        memory = optimizer_memory(trainable, make_optimizer)
+        memory = rehearsals.optimizer(cluster, make_optimizer)
     return CostGraph(
         graph=graph,
         order=rehearsal.order,
@@ -126,10 +129,13 @@ class _Prices:
     ) -> tuple[dict[str, float], dict[str, float]]:
         """Seconds of forward and backward on each device that can do both.
 
+        What a checkpointed region computes again is part of the backward.
+
         Raises:
             InfeasibleError: there is none.
         """
-        forward, backward = self.seconds(name, trace.forward), self.seconds(name, trace.backward)
+        forward = self.seconds(name, trace.forward)
+        backward = self.seconds(name, (*trace.recomputed, *trace.backward))
         able = [device for device in forward if isfinite(forward[device] + backward[device])]
         if not able:
             raise InfeasibleError(

@@ -19,6 +19,7 @@ from cost_models import CostModelError, OperatorCall, OperatorRecorder
 from cost_models.signatures import tensors_in
 from partitioner.capture import DATA_DEPENDENT, Answering, Captured, GraphRun
 from partitioner.capture.clone import NamedTensor, fake_like, named_tensors
+from partitioner.capture.regions import is_checkpoint, saved_tensor_hooks
 from partitioner.graph.ledger import Life, StorageLedger
 from partitioner.graph.loss import OUTPUT_LOSS, Loss, trainable_outputs
 from partitioner.graph.trace import GradientFlow, NodeTrace, Rehearsal
@@ -310,7 +311,12 @@ class Run(GraphRun):
         counts = self.phase in ("forward", "backward") or self.loss.function is not None
         if counts:
             trace = self.traces[self.ledger.maker]
-            (trace.backward if self.phase.startswith("backward") else trace.forward).append(call)
+            if not self.phase.startswith("backward"):
+                trace.forward.append(call)
+            elif is_checkpoint(saved_tensor_hooks()):
+                trace.recomputed.append(call)
+            else:
+                trace.backward.append(call)
 
     def _pack(self, tensor: torch.Tensor) -> torch.Tensor:
         life = self.ledger.life_of(tensor)

@@ -102,8 +102,13 @@ def split_stages(captured: Captured, stage_of: Mapping[str, int]) -> tuple[Stage
 
     Raises:
         PlanError: a node is missing, reads what a later stage makes, or shares a changed tensor
-            with another stage.
+            with another stage; or no graph stands for the model.
     """
+    if "" in captured.opaque:
+        raise PlanError(
+            f"{captured.model_class} cannot be divided into stages, since it runs its own code "
+            f"({captured.opaque['']}); a plan without micro_batches can spread its parts"
+        )
     names = movable(captured)
     if missing := [name for name in names if name not in stage_of]:
         raise PlanError(f"{len(missing)} nodes have no stage, such as '{missing[0]}'")

@@ -17,6 +17,8 @@ class NodeTrace:
     Attributes:
         forward: operators that its forward called.
         backward: operators that its backward called.
+        recomputed: operators of its forward that run once more in the backward, since the model
+            checkpoints activations.
         values: the storages of its value.
         nbytes: elements of its value.
         gradient_nbytes: elements of its value that have a gradient.
@@ -24,6 +26,7 @@ class NodeTrace:
 
     forward: list[OperatorCall] = field(default_factory=list)
     backward: list[OperatorCall] = field(default_factory=list)
+    recomputed: list[OperatorCall] = field(default_factory=list)
     values: list[Life] = field(default_factory=list)
     nbytes: int = 0
     gradient_nbytes: int = 0

@@ -1,10 +1,13 @@
-"""A second run in inference, with submodules called whole: what Python's frames keep alive.
+"""A second run, with submodules called whole: what Python's frames keep alive, what runs again.
 
 A placed module calls a submodule that is wholly on one device as it is (see `emit.fold`). Inside,
 the submodule's arguments and local variables live until its `forward` returns or rebinds them,
 longer than the recorded graph needs them, and so are part of the forward's peak. The operators are
 the same in the same order, so that births and deaths of this run can be laid over the nodes of the
 first one.
+
+Where its code checkpoints activations, the backward computes the region again, as far as the last
+tensor that it saves.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -19,9 +23,12 @@ from torch import fx, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils import _pytree as pytree
 
+from cost_models import OperatorCall
 from partitioner.capture import Captured, ModuleCall, by_keyword
-from partitioner.graph.ledger import StorageLedger
+from partitioner.capture.regions import is_checkpoint, saved_tensor_hooks
+from partitioner.graph.loss import trainable_outputs
 from partitioner.graph.run import Run
+from partitioner.graph.trace import Rehearsal
 from partitioner.graph.unknown import fake_value
 
 
@@ -33,8 +40,8 @@ class WholeCalls(Run):
         captured: as for `Run`.
         mode: as for `Run`.
         expected: the operators of the run node by node, each with its node's index.
-        devices: how many there are. With one, the model itself is called; with several, a
-            submodule of more than half of the nodes is taken to be split.
+        several: whether there are several devices. With one, the model itself is called; with
+            several, a submodule of more than half of the nodes is taken to be split.
     """
 
     def __init__(
@@ -44,32 +51,36 @@ class WholeCalls(Run):
         mode: FakeTensorMode,
         expected: Sequence[tuple[Any, int]],
         *,
-        devices: int,
+        several: bool,
     ) -> None:
         super().__init__(model, captured, mode)
         self.expected = expected
         self.matched = 0
-        self.root = devices == 1 and any(call.foldable and not call.path for call in captured.calls)
+        self.checkpointed: list[_Region] = []
+        self.recomputing: _Region | None = None
+        self.recomputed: dict[int, list[OperatorCall]] = {}
+        self.root = not several and any(c.foldable and not c.path for c in captured.calls)
         self.whole: dict[str, ModuleCall] = {}
         self.begins: dict[str, ModuleCall] = {}
         self.results: dict[str, Any] = {}
         state = {node.name for node in captured.graph.nodes if node.op == "get_attr"}
         for call in captured.calls:
             nodes = [name for name in call.nodes if name not in state]
-            if not call.path or not nodes or (devices > 1 and 2 * len(nodes) > len(self.order)):
+            if not call.path or not nodes or (several and 2 * len(nodes) > len(self.order)):
                 continue
             if nodes[0] not in self.whole and self._is_whole(call):
                 self.whole.update(dict.fromkeys(nodes, call))
                 self.begins[nodes[0]] = call
         self._keep_arguments()
 
-    def lay_over(self, ledger: StorageLedger, end: int, training: bool) -> None:
-        """Run the forward, and let storages live as long in `ledger` as they do here.
+    def lay_over(self, rehearsal: Rehearsal, end: int, training: bool) -> None:
+        """Run the forward, and let storages live as long in `rehearsal` as they do here.
 
-        Nothing happens where the two runs differ, as where a submodule has a faster way of its own.
+        In training, the operators that the backward computes again are noted there, too. Nothing
+        happens where the two runs differ, as where a submodule has a faster way of its own.
 
         Args:
-            ledger: of the run node by node.
+            rehearsal: the run node by node.
             end: its clock after the forward.
             training: with gradients.
         """
@@ -79,8 +90,21 @@ class WholeCalls(Run):
         self.env.clear()
         self.ledger.enter(len(self.order) - 1, 0)
         if self.matched == len(self.expected):
-            ledger.follow(self.ledger, end)
+            rehearsal.ledger.follow(self.ledger, end)
+            if self.checkpointed:
+                self._recompute(returned[0])
+                for position, calls in self.recomputed.items():
+                    rehearsal.nodes[position].recomputed[:] = calls
         returned.clear()
+
+    def _recompute(self, returned: Any) -> None:
+        """Run the backward, which computes the last region first."""
+        self.recomputed = {node: [] for region in self.checkpointed for _, node in region.operators}
+        roots = trainable_outputs(returned)
+        gradients = [torch.ones_like(root) for root in roots]
+        self.phase = "backward"
+        with self.ledger, self.recorder:
+            torch.autograd.backward(roots, gradients)
 
     def forward(self) -> Any:
         """What the model returns."""
@@ -156,12 +180,49 @@ class WholeCalls(Run):
 
     def _locate(self, operator: Any) -> None:
         """Find the node that called this operator in the first run; a recording leaves out some."""
+        hooks = saved_tensor_hooks()
+        if self.phase != "forward":
+            self._locate_again(hooks)
+            return
         index = self.matched
         self.ledger.aside = index == len(self.expected) or self.expected[index][0] is not operator
         if not self.ledger.aside:
             position = self.expected[index][1]
             self.ledger.enter(max(position, self.ledger.point), position)
             self.matched += 1
+            if is_checkpoint(hooks):
+                if not self.checkpointed or self.checkpointed[-1].hooks != hooks:
+                    self.checkpointed.append(_Region(hooks))
+                self.checkpointed[-1].operators.append((str(operator), position))
+
+    def _locate_again(self, hooks: Any) -> None:
+        """Find the region that the backward computes again."""
+        if not is_checkpoint(hooks):
+            self.recomputing = None
+        elif self.recomputing is None or self.recomputing.hooks != hooks:
+            self.recomputing = _Region(hooks, self.checkpointed.pop().operators[::-1])
+
+    def _record(self, call: OperatorCall) -> None:
+        """Note what is computed again; what costs nothing is passed over in the region."""
+        if self.recomputing is None:
+            return
+        operator, position = "", 0
+        while operator != call.operator:
+            operator, position = self.recomputing.operators.pop()
+        self.recomputed[position].append(call)
+
+
+@dataclass
+class _Region:
+    """A stretch that is checkpointed.
+
+    Attributes:
+        hooks: on what autograd saves in it.
+        operators: of its forward, each with its node's index.
+    """
+
+    hooks: Any
+    operators: list[tuple[str, int]] = field(default_factory=list)
 
 
 def _is_plain(value: Any) -> bool:
@@ -185,5 +246,5 @@ def _values(recorded: Any, result: Any) -> Iterator[tuple[str, Any]]:
         for entry, value in zip(recorded, result, strict=True):
             yield from _values(entry, value)
     elif dataclasses.is_dataclass(recorded) and not isinstance(recorded, type):
-        for field in dataclasses.fields(recorded):
-            yield from _values(getattr(recorded, field.name), getattr(result, field.name))
+        for each in dataclasses.fields(recorded):
+            yield from _values(getattr(recorded, each.name), getattr(result, each.name))

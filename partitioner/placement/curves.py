@@ -67,41 +67,46 @@ def pipeline_memory_curves(
     needs for its step. Buffers for what stages send each other are left out.
     """
     rank_of = {name: rank for ranks in record.pipelines for rank, name in enumerate(ranks)}
+    ranks = {rank_of.get(device) for device in graph.devices}
+    by_rank = {rank: _pipeline_curve(graph, record, found, rank) for rank in ranks}
+    return {device: by_rank[rank_of.get(device)] for device in graph.devices}
+
+
+def _pipeline_curve(
+    graph: CostGraph, record: PipelineRecord, found: Pipelined, rank: int | None
+) -> MemoryCurve:
+    """The curve of a rank, or of a device that is none."""
     training = graph.points > len(graph.order)
     last = (Kind.BACKWARD, Kind.BACKWARD_WEIGHT) if training else (Kind.FORWARD,)
-    curves = {}
-    for device in graph.devices:
-        rank = rank_of.get(device)
-        needs = {
-            part.index: _Needs(graph, part.nodes)
-            for part in found.parts
-            if part.index % len(record.ranks) == rank
-        }
-        static = sum((need.static for need in needs.values()), Counter[tuple[str, str]]())
-        base = [sum(n for (_, name), n in static.items() if name == role) for role in LEVELS]
-        flying = Counter[int]()
-        highest, at_peak = sum(base), Counter[int]()
-        steps: list[tuple[float, Level]] = [(0.0, tuple(base))]
-        for interval in found.timetable.compute[rank] if rank is not None else ():
-            stage, kind = interval.action.stage, interval.action.kind
-            flying[stage] += kind == Kind.FORWARD
-            working = needs[stage].forward if kind == Kind.FORWARD else needs[stage].backward
-            level = _level(base, needs, flying, working)
-            steps.append((interval.start, level))
-            if sum(level) > highest:
-                highest, at_peak = sum(level), flying.copy()
-            flying[stage] -= kind in last
-            steps.append((interval.end, _level(base, needs, flying, 0)))
-        updating = sum((need.updating for need in needs.values()), Counter[tuple[str, str]]())
-        level = _level(base, needs, {}, updating.total())
-        steps.append((found.timetable.seconds, level))
+    needs = {
+        part.index: _Needs(graph, part.nodes)
+        for part in found.parts
+        if part.index % len(record.ranks) == rank
+    }
+    static = sum((need.static for need in needs.values()), Counter[tuple[str, str]]())
+    base = [sum(n for (_, name), n in static.items() if name == role) for role in LEVELS]
+    flying = Counter[int]()
+    highest, at_peak = sum(base), Counter[int]()
+    steps: list[tuple[float, Level]] = [(0.0, tuple(base))]
+    for interval in found.timetable.compute[rank] if rank is not None else ():
+        stage, kind = interval.action.stage, interval.action.kind
+        flying[stage] += kind == Kind.FORWARD
+        working = needs[stage].forward if kind == Kind.FORWARD else needs[stage].backward
+        level = _level(base, needs, flying, working)
+        steps.append((interval.start, level))
         if sum(level) > highest:
-            static, at_peak = static + updating, Counter()
-        for stage, number in at_peak.items():
-            what = f"{number} micro-batch{'es' * (number > 1)} in flight in stage {stage}"
-            static[what, "activations"] += number * needs[stage].kept
-        curves[device] = _curve(steps, found.timetable.seconds, static)
-    return curves
+            highest, at_peak = sum(level), flying.copy()
+        flying[stage] -= kind in last
+        steps.append((interval.end, _level(base, needs, flying, 0)))
+    updating = sum((need.updating for need in needs.values()), Counter[tuple[str, str]]())
+    level = _level(base, needs, {}, updating.total())
+    steps.append((found.timetable.seconds, level))
+    if sum(level) > highest:
+        static, at_peak = static + updating, Counter()
+    for stage, number in at_peak.items():
+        what = f"{number} micro-batch{'es' * (number > 1)} in flight in stage {stage}"
+        static[what, "activations"] += number * needs[stage].kept
+    return _curve(steps, found.timetable.seconds, static)
 
 
 class _Needs:

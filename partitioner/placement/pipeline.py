@@ -8,12 +8,18 @@ from dataclasses import dataclass
 from msgspec.structs import replace
 
 from partitioner.capture import Captured
-from partitioner.graph import StagePart, split_stages
+from partitioner.graph import WEIGHT_SHARE, Meetings, StagePart, split_stages, weighted_nodes
 from partitioner.graph.cost_graph import CostGraph
 from partitioner.placement.parts import AllReduce, LinkTraffic, PipelineRecord, Transfer
 from partitioner.placement.replicas import Traffic, add_rings, all_reduces, check_alike
-from partitioner.schedule import StageSeconds, Timetable, orders, simulate
-from partitioner.solve.formulate_stages import WEIGHT_SHARE, weighted_nodes
+from partitioner.schedule import (
+    StageSeconds,
+    Timetable,
+    backward_parts,
+    orders,
+    receives_ahead,
+    simulate,
+)
 from partitioner.spec import Cluster
 
 
@@ -62,8 +68,10 @@ def pipelined(
     """
     parts = split_stages(captured, record.stages)
     moves = _transfers(graph, cluster, record, parts)
-    weighted = weighted_nodes(graph)
-    seconds = tuple(_seconds(graph, cluster, record, part, weighted) for part in parts)
+    weighted, meetings = weighted_nodes(graph), Meetings(graph)
+    seconds = tuple(
+        _seconds(graph, cluster, record, part, weighted, meetings.split(part)) for part in parts
+    )
     plan = orders(
         record.schedule,
         len(record.ranks),
@@ -71,7 +79,7 @@ def pipelined(
         stages_per_rank=record.stages_per_rank,
         training=captured.training,
     )
-    table = simulate(plan, seconds)
+    table = simulate(plan, seconds, ahead=receives_ahead(record.schedule))
     traffic = Traffic(cluster)
     place = {name: rank for rank, name in enumerate(record.ranks)}
     for devices in record.pipelines:
@@ -129,6 +137,7 @@ def _seconds(
     record: PipelineRecord,
     part: StagePart,
     weighted: set[str],
+    splits: bool,
 ) -> StageSeconds:
     ranks = record.ranks
     here = ranks[part.index % len(ranks)]
@@ -136,14 +145,15 @@ def _seconds(
     weight = WEIGHT_SHARE * sum(
         graph.cost(node).backward_seconds[here] for node in part.nodes if node in weighted
     )
+    apart = backward_parts(part.index, backward, weight, splits)
     last = part.index == max(record.stages.values())
     after, before = ranks[(part.index + 1) % len(ranks)], ranks[(part.index - 1) % len(ranks)]
     out = 0 if last else sum(graph.tensor(node).nbytes for node in part.wires_out)
     back = sum(graph.tensor(node).gradient_nbytes for node in part.wires_in)
     return StageSeconds(
         forward=sum(graph.cost(node).forward_seconds[here] for node in part.nodes),
-        backward_input=backward - weight,
-        backward_weight=weight,
+        backward_input=apart[0],
+        backward_weight=apart[1],
         send=cluster.transfer_seconds(here, after, out) if out and here != after else 0.0,
         send_back=cluster.transfer_seconds(here, before, back) if back and here != before else 0.0,
     )

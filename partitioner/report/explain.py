@@ -67,7 +67,7 @@ def _why(document: PlanDocument) -> Iterator[str]:
     """Why one device, or why more than one."""
     used = devices_used(document)
     proof = quality(document.certificate)
-    if "" in document.program.opaque:
+    if "" in document.program.opaque and len(used) == 1:
         yield f"All of it is on {used[0]}: the model cannot be split."
     elif len(used) == 1:
         yield f"All of it fits on {used[0]}: nothing has to be split."
@@ -96,6 +96,12 @@ def _cache(document: PlanDocument) -> Iterator[str]:
 def _whole(document: PlanDocument) -> Iterator[str]:
     """Which parts are called whole, since no graph stands for them, and why."""
     parts = list(document.program.opaque.items())
+    if len(devices_used(document)) > 1 and "" in document.program.opaque:
+        yield (
+            f"The model runs its own code, since no graph stands for it ({parts[0][1]}): it was "
+            "planned along one way through it, and values follow the weights."
+        )
+        parts = [(path, reason) for path, reason in parts if path]
     named = [f"{_quoted(path)} ({reason})" for path, reason in parts[:SHOWN]]
     more = f", and so are {len(parts) - SHOWN} more" if len(parts) > SHOWN else ""
     if named:

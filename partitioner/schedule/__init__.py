@@ -13,8 +13,15 @@ from partitioner.schedule.actions import (
     in_flight_by_stage,
     orders,
     peak_in_flight,
+    receives_ahead,
 )
-from partitioner.schedule.timetable import Interval, StageSeconds, Timetable, simulate
+from partitioner.schedule.timetable import (
+    Interval,
+    StageSeconds,
+    Timetable,
+    backward_parts,
+    simulate,
+)
 
 __all__ = [
     "SCHEDULES",
@@ -24,10 +31,12 @@ __all__ = [
     "Orders",
     "StageSeconds",
     "Timetable",
+    "backward_parts",
     "check_schedule",
     "in_flight",
     "in_flight_by_stage",
     "orders",
     "peak_in_flight",
+    "receives_ahead",
     "simulate",
 ]

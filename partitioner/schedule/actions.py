@@ -79,6 +79,16 @@ def check_schedule(schedule: str, ranks: int, micro_batches: int, stages_per_ran
         )
 
 
+def receives_ahead(schedule: str) -> bool:
+    """Whether a rank asks for a message long before it reads it.
+
+    `torch.distributed.pipelining` does under the schedules that have several stages a rank. Under
+    the others it asks when it has come to the action that reads the message, and waits: nothing
+    moves before both sides are there.
+    """
+    return schedule in ("interleaved", "zero-bubble")
+
+
 def orders(
     schedule: str,
     ranks: int,

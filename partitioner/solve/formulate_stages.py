@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from itertools import accumulate
 from math import inf
 
+from partitioner.graph import WEIGHT_SHARE, Meetings, weighted_nodes
 from partitioner.graph.cost_graph import CostGraph, Holding
 from partitioner.solve.formulate import capacity_nbytes, link_tables, roads_between
 from partitioner.solve.stages import StageHold, StageProblem
@@ -13,8 +14,6 @@ from partitioner.spec import Cluster, Demands
 
 MOST_UNITS = 500
 """Places at which a long model may be cut."""
-WEIGHT_SHARE = 0.5
-"""Of the backward of a node with parameters: one product of matrices in two is for them."""
 
 
 def formulate_stages(
@@ -75,6 +74,7 @@ def formulate_stages(
     index = {name: i for i, name in enumerate(devices)}
     every = tuple(range(len(devices)))
     latency_seconds, seconds_per_byte = link_tables(devices, roads_between(cluster, devices))
+    barred = cluster.detours
     problem = StageProblem(
         units=tuple(unit[0] for unit in line),
         forward_seconds=tuple(
@@ -97,7 +97,14 @@ def formulate_stages(
         separated=tuple(
             (_places(one, place), _places(other, place)) for one, other in demands.separated
         ),
-        latency_seconds=latency_seconds,
+        splits_until=_splits_until(graph, line) if schedule == "zero-bubble" else (),
+        latency_seconds=tuple(
+            tuple(
+                inf if (source, target) in barred else seconds
+                for target, seconds in zip(devices, row, strict=True)
+            )
+            for source, row in zip(devices, latency_seconds, strict=True)
+        ),
         seconds_per_byte=seconds_per_byte,
         schedule=schedule,
         micro_batches=micro_batches,
@@ -123,10 +130,13 @@ def _reading_units(graph: CostGraph, place: dict[str, int]) -> dict[str, set[int
     return found
 
 
-def weighted_nodes(graph: CostGraph) -> set[str]:
-    """Nodes whose backward has gradients of parameters to compute."""
-    owners = {node for nodes in graph.owners.values() for node in nodes}
-    return owners | {reader for node in owners for reader in graph.graph.successors(node)}
+def _splits_until(graph: CostGraph, line: Sequence[tuple[str, ...]]) -> tuple[int, ...]:
+    """By first unit, where a parameter meets again what came from before it."""
+    meetings = Meetings(graph)
+    nodes = [node for unit in line for node in unit]
+    unit_of = [*(i for i, unit in enumerate(line) for _ in unit), len(line)]
+    starts = accumulate(map(len, line[:-1]), initial=0)
+    return tuple(unit_of[start + meetings.first_again(nodes[start:])] for start in starts)
 
 
 def _crossing(

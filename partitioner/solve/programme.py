@@ -978,6 +978,18 @@ def _contradicts(value: float, reported: float) -> bool:
 
 def _run_cbc(programme: Programme, seconds: float | None) -> Answer:
     lp = programme.lp
+    lp.solve(_cbc(seconds))
+    if lp.sol_status == pulp.LpSolutionInfeasible:
+        return Answer(None, inf, True, solver_name())
+    if lp.sol_status not in (pulp.LpSolutionOptimal, pulp.LpSolutionIntegerFeasible):
+        return Answer(None, -inf, False, solver_name())
+    optimal = lp.sol_status == pulp.LpSolutionOptimal
+    bound = _in_problem_units(programme, pulp.value(lp.objective)) if optimal else -inf
+    return Answer(_assignment(programme), bound, optimal, solver_name())
+
+
+def _cbc(seconds: float | None = None) -> Any:
+    """CBC, which comes with PuLP."""
     solver = pulp.COIN_CMD(
         path=shutil.which("cbc") or pulp.apis.PULP_CBC_CMD.pulp_cbc_path,
         msg=False,
@@ -989,14 +1001,7 @@ def _run_cbc(programme: Programme, seconds: float | None) -> Answer:
     )
     if not solver.available():
         raise SolverError("no solver is installed: pip install highspy")
-    lp.solve(solver)
-    if lp.sol_status == pulp.LpSolutionInfeasible:
-        return Answer(None, inf, True, solver_name())
-    if lp.sol_status not in (pulp.LpSolutionOptimal, pulp.LpSolutionIntegerFeasible):
-        return Answer(None, -inf, False, solver_name())
-    optimal = lp.sol_status == pulp.LpSolutionOptimal
-    bound = _in_problem_units(programme, pulp.value(lp.objective)) if optimal else -inf
-    return Answer(_assignment(programme), bound, optimal, solver_name())
+    return solver
 
 
 def _in_problem_units(programme: Programme, value: float) -> float:
@@ -1087,3 +1092,27 @@ def programme_entries(tables: Tables) -> int:
     if problem.contiguous:
         entries += 3 * ends * devices * devices
     return entries
+
+
+def covering_prices(
+    weights: Sequence[float],
+    numbers: Sequence[int],
+    shares: Sequence[tuple[int, Sequence[int]]],
+) -> list[float]:
+    """Worths of groups, the dual of covering them by shares, `numbers[k]` of them of kind `k`.
+
+    maximise  sum_g weights[g] worth[g]
+    sum_{g in S} worth[g] <= rent[k]                     for every share (k, S)
+    sum_k numbers[k] rent[k] = 1
+    """
+    lp = pulp.LpProblem("covering", pulp.LpMaximize)
+    worth = [lp.add_variable(f"worth_{group}", 0, 1) for group in range(len(weights))]
+    rent = [lp.add_variable(f"rent_{kind}", 0, 1) for kind in range(len(numbers))]
+    lp.setObjective(pulp.LpAffineExpression(zip(worth, weights, strict=True)))
+    lp.addConstraint(pulp.LpAffineExpression(zip(rent, numbers, strict=True)) == 1, "rents")
+    for index, (kind, groups) in enumerate(shares):
+        terms = [*((worth[group], 1) for group in groups), (rent[kind], -1)]
+        lp.addConstraint(pulp.LpAffineExpression(terms) <= 0, f"share_{index}")
+    with _nothing_printed():
+        lp.solve(pulp.HiGHS(msg=False, threads=1) if highspy is not None else _cbc())
+    return [max(0.0, variable.varValue or 0.0) for variable in worth]

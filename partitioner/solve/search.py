@@ -16,7 +16,9 @@ from dataclasses import replace
 from math import inf
 
 from partitioner.errors import SolverError, TimeLimitError
+from partitioner.solve import company
 from partitioner.solve.bounds import lower_bound
+from partitioner.solve.configurations import configuration_bound
 from partitioner.solve.contract import contract
 from partitioner.solve.dominated import without_dominated
 from partitioner.solve.effort import Effort
@@ -60,6 +62,10 @@ PROGRAMME_SHARE = 0.75
 """Of a time limit: until then the integer programme may go on beyond its effort."""
 WORK = 2e11
 """Effort of an integer programme times the square of its entries."""
+CONFIGURATION_UNITS = 3e7
+"""Effort of covers by shares."""
+CONFIGURATION_SHARE = 0.5
+"""Of what is left of a time limit, for them."""
 LINES = 24
 """Linear orders that are split into intervals."""
 IDEAL_UNITS = 2e7
@@ -181,6 +187,8 @@ class _Search:
         if self.bound == inf:
             raise explain(self.original, self.deadline, self.seed)
         self._heuristics()
+        if not self.done():
+            self._configurations()
         most = MOST_ENTRIES
         labelled = schedule if schedule is not None and applies(schedule.relaxed) else None
         if labelled is not None and not self.proven():
@@ -341,6 +349,19 @@ class _Search:
                 for choices in (self.tables.choices[group] for group in self.tables.group_of)
             ]
         yield from splits(self.tables)
+
+    def _configurations(self) -> None:
+        """What covers by whole shares prove, where devices pay for what crosses their border."""
+        if self.best is None or self.coarse is not None or not company.applies(self.tables):
+            return
+        deadline = None
+        if self.deadline is not None:
+            now = time.monotonic()
+            deadline = now + CONFIGURATION_SHARE * (self.deadline - now)
+        effort = Effort(CONFIGURATION_UNITS, deadline)
+        bound = configuration_bound(self.tables, self.value, self.bound, effort)
+        if self._raise_bound(bound):
+            self.say(f"covers by shares: {self._state()}")
 
     def _programme(self, most: int) -> None:
         entries = programme_entries(self.tables)

@@ -11,8 +11,13 @@ from dataclasses import dataclass
 from itertools import product
 from math import inf
 
+import numpy as np
+from numpy.typing import NDArray
+
 from partitioner.solve.state import Matrix, Tables
 
+Placed = NDArray[np.int64]
+Seconds = NDArray[np.float64]
 MOST_SIMULATIONS = 100_000
 """Of one segment; blocks that repeat are simulated once."""
 
@@ -151,38 +156,42 @@ class _Local:
         self.key = (self.choices, self.same, self.phases)
 
     def simulate(self) -> dict[tuple[int, int], list[Option]]:
-        """The best placement for each pair of ends and each set of guests."""
+        """The best placement for each pair of ends and each set of guests; of equals the first."""
+        grid = np.meshgrid(*self.choices, indexing="ij")
+        placed = np.stack([axis.ravel() for axis in grid])
+        placed = placed[:, (placed == placed[list(self.same)]).all(axis=0)]
+        seconds = sum((self._makespans(phase, placed) for phase in self.phases), np.zeros(1))
+        guests = np.bitwise_or.reduce(1 << placed[2:], axis=0) & ~(1 << placed[0] | 1 << placed[1])
         options: dict[tuple[int, int], list[Option]] = {}
         for ends in product(self.choices[0], self.choices[1]):
-            best: dict[int, Option] = {}
-            for inside in product(*self.choices[2:]):
-                placed = (*ends, *inside)
-                if any(placed[index] != placed[first] for index, first in enumerate(self.same)):
-                    continue
-                guests = 0
-                for device in inside:
-                    guests |= 1 << device
-                guests &= ~(1 << ends[0] | 1 << ends[1])
-                seconds = sum(self._makespan(phase, placed) for phase in self.phases)
-                if guests not in best or seconds < best[guests].seconds:
-                    best[guests] = Option(guests, seconds, inside)
-            options[ends] = list(best.values())
+            (here,) = np.nonzero((placed[0] == ends[0]) & (placed[1] == ends[1]))
+            _, first = np.unique(guests[here], return_index=True)
+            quickest = here[np.lexsort((seconds[here], guests[here]))]
+            _, best = np.unique(guests[quickest], return_index=True)
+            options[ends] = [
+                Option(int(guests[k]), float(seconds[k]), tuple(placed[2:, k].tolist()))
+                for k in quickest[best[np.argsort(first)]].tolist()
+            ]
         return options
 
-    def _makespan(
+    def _makespans(
         self,
         phase: Sequence[tuple[int, tuple[float, ...], tuple[tuple[int, Matrix], ...]]],
-        placed: Sequence[int],
-    ) -> float:
-        finish = [0.0] * len(placed)
-        free = [0.0] * self.devices
-        end = 0.0
+        placed: Placed,
+    ) -> Seconds:
+        """By column of `placed`, what a phase takes."""
+        columns = np.arange(placed.shape[1])
+        finish = np.zeros(placed.shape)
+        free = np.zeros((self.devices, len(columns)))
+        end = np.zeros(len(columns))
         for node, seconds, arrivals in phase:
             device = placed[node]
-            start = free[device]
+            start = free[device, columns]
             for source, travel in arrivals:
-                start = max(start, finish[source] + travel[placed[source]][device])
-            end = finish[node] = free[device] = start + seconds[device]
+                arrived = finish[source] + np.asarray(travel)[placed[source], device]
+                start = np.maximum(start, arrived)
+            end = start + np.asarray(seconds)[device]
+            finish[node] = free[device, columns] = end
         return end
 
 

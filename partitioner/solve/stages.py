@@ -26,8 +26,10 @@ from partitioner.schedule import (
     Orders,
     StageSeconds,
     Timetable,
+    backward_parts,
     in_flight_by_stage,
     orders,
+    receives_ahead,
     simulate,
 )
 from partitioner.solve.state import Matrix
@@ -73,12 +75,15 @@ class StageProblem:
         capacity_nbytes: by device; `None` is without limit.
         allowed: by unit, device indices.
         separated: pairs of groups of units; no stage holds units of both.
-        latency_seconds: `[source device][destination device]`.
+        latency_seconds: `[source device][destination device]`; `inf` between devices that cannot
+            be neighbours.
         seconds_per_byte: likewise.
         schedule: of `partitioner.schedule`.
         micro_batches: in a step.
         stages_per_rank: how many stages each device has.
         training: a step has a backward.
+        splits_until: by first unit, the last place up to which a stage can compute the gradients
+            of its parameters apart; none where the schedule does not.
     """
 
     units: tuple[str, ...]
@@ -97,6 +102,7 @@ class StageProblem:
     micro_batches: int
     stages_per_rank: int = 1
     training: bool = True
+    splits_until: tuple[int, ...] = ()
 
     def transfer_seconds(self, source: int, destination: int, nbytes: int) -> float:
         """Seconds that `nbytes` take from one device to another."""
@@ -175,7 +181,10 @@ def stage_seconds(
     for stage in range(count):
         units = range(cuts[stage], cuts[stage + 1])
         here = devices[stage % len(devices)]
+        backward = sum(problem.backward_seconds[unit][here] for unit in units)
         weight = sum(problem.weight_seconds[unit][here] for unit in units)
+        splits = not problem.splits_until or units.stop <= problem.splits_until[units.start]
+        first_part, second_part = backward_parts(stage, backward, weight, splits)
         send = send_back = 0.0
         if stage + 1 < count:
             after = devices[(stage + 1) % len(devices)]
@@ -186,8 +195,8 @@ def stage_seconds(
         found.append(
             StageSeconds(
                 forward=sum(problem.forward_seconds[unit][here] for unit in units),
-                backward_input=sum(problem.backward_seconds[unit][here] for unit in units) - weight,
-                backward_weight=weight,
+                backward_input=first_part,
+                backward_weight=second_part,
                 send=send,
                 send_back=send_back,
             )
@@ -241,7 +250,7 @@ def _sequences(problem: StageProblem) -> Iterator[tuple[int, ...]]:
         if ranks * problem.stages_per_rank > places or not _takes(problem, ranks):
             continue
         if count > MOST_PERMUTED:
-            yield tuple(range(ranks))
+            yield from _first_line(problem, ranks)
             continue
         seen: set[object] = set()
         for sequence in permutations(range(count), ranks):
@@ -249,6 +258,29 @@ def _sequences(problem: StageProblem) -> Iterator[tuple[int, ...]]:
             if key not in seen:
                 seen.add(key)
                 yield sequence
+
+
+def _first_line(problem: StageProblem, ranks: int) -> Iterator[tuple[int, ...]]:
+    """The first sequence of so many devices in which all neighbours can be; none where none is."""
+    count = len(problem.capacity_nbytes)
+    line: list[int] = []
+    following = 0
+    while len(line) < ranks:
+        fitting = (
+            device
+            for device in range(following, count)
+            if device not in line
+            and (not line or problem.latency_seconds[line[-1]][device] < inf)
+        )
+        device = next(fitting, None)
+        if device is not None:
+            line.append(device)
+            following = 0
+        elif line:
+            following = line.pop() + 1
+        else:
+            return
+    yield tuple(line)
 
 
 def _takes(problem: StageProblem, ranks: int) -> bool:
@@ -405,6 +437,7 @@ class _Search:
                 memory = self._memory(first, stage, flying[stage], stages)
                 if excess:
                     cost = np.maximum(memory - share, 0.0) if share < inf else np.zeros(size + 1)
+                    cost = np.where(crossing == inf, inf, cost)
                 else:
                     cost = np.where(memory > share, inf, np.maximum(load, crossing))
                 cost = np.where(barred, inf, cost)
@@ -471,7 +504,11 @@ class _Search:
     def _timetable(self, cuts: Sequence[int], sequence: Sequence[int]) -> Timetable:
         plan = self.orders(len(sequence))
         self.simulated += sum(map(len, plan))
-        return simulate(plan, stage_seconds(self.problem, cuts, sequence))
+        return simulate(
+            plan,
+            stage_seconds(self.problem, cuts, sequence),
+            ahead=receives_ahead(self.problem.schedule),
+        )
 
     def _fits(self, cuts: Sequence[int], sequence: Sequence[int]) -> bool:
         ranks, stages = len(sequence), len(cuts) - 1
@@ -489,15 +526,11 @@ class _Search:
         return True
 
     def shortfall(self) -> Shortfall:
-        """What the fullest use of all devices lacks on each."""
+        """What the use of as many devices as can be lacks on each."""
         problem = self.problem
-        sequence = tuple(range(len(problem.capacity_nbytes)))
-        while len(sequence) * problem.stages_per_rank > len(problem.units) or not _takes(
-            problem, len(sequence)
-        ):
-            sequence = sequence[:-1]
         lacks = [0] * len(problem.capacity_nbytes)
-        cuts = self.divide(sequence, excess=True)
+        divisions = ((line, self.divide(line, excess=True)) for line in _sequences(problem))
+        sequence, cuts = next(((line, cuts) for line, cuts in divisions if cuts), ((), None))
         if cuts is None:
             return Shortfall(tuple(lacks))
         flying, stages = self.flying(len(sequence)), len(cuts) - 1

@@ -48,6 +48,7 @@ class Cluster:
         links: one for each pair that is declared by itself; these overrule the network.
         network: the nodes in which devices are, and what joins these; `None` where all is said by
             links.
+        names: of the devices, in order.
 
     Raises:
         SpecError: no devices, a name twice, a link that does not join two of them, once, or one
@@ -57,24 +58,29 @@ class Cluster:
     devices: tuple[Device, ...]
     links: tuple[Link, ...] = ()
     network: Network | None = None
+    names: tuple[str, ...] = field(init=False, repr=False, compare=False)
+    _place: Mapping[str, int] = field(init=False, repr=False, compare=False)
     _declared: Mapping[tuple[str, str], Link] = field(init=False, repr=False, compare=False)
     _staging: frozenset[tuple[str, str]] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "devices", tuple(self.devices))
         object.__setattr__(self, "links", tuple(self.links))
+        names = tuple(device.name for device in self.devices)
+        object.__setattr__(self, "names", names)
+        object.__setattr__(self, "_place", {name: index for index, name in enumerate(names)})
         if not self.devices:
             raise SpecError("there is no device; give at least one, such as 'cuda:0'")
-        for i, name in enumerate(self.names):
-            if name in self.names[:i]:
+        for i, name in enumerate(names):
+            if self._place[name] != i:
                 raise SpecError(f"device '{name}' is there twice; names must differ")
         for name in self.network.devices if self.network is not None else ():
-            check_name("device", name, self.names)
+            self._check(name)
         declared: dict[tuple[str, str], Link] = {}
         for link in self.links:
             for name in link.ends:
                 if not is_host(name):
-                    check_name("device", name, self.names)
+                    self._check(name)
             for pair in link.directions:
                 if pair in declared:
                     raise SpecError(f"there are two links {str(link).removeprefix('link ')}")
@@ -113,25 +119,24 @@ class Cluster:
         resolved = tuple(_resolved(device, limits.get(device.name)) for device in found)
         return cls(resolved, (*links, *_staged(resolved, links, network)), network)
 
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The devices' names, in order."""
-        return tuple(device.name for device in self.devices)
-
     def device(self, name: str) -> Device:
         """The device of that name.
 
         Raises:
             SpecError: there is none.
         """
-        check_name("device", name, self.names)
-        return self.devices[self.names.index(name)]
+        self._check(name)
+        return self.devices[self._place[name]]
+
+    def _check(self, name: str) -> None:
+        if name not in self._place:
+            check_name("device", name, self.names)
 
     def link(self, source: str, destination: str) -> Link:
         """What joins one named device to another; the stated default where none is declared."""
         for name in (source, destination):
             if not is_host(name):
-                check_name("device", name, self.names)
+                self._check(name)
         return self.declared_link(source, destination) or Link(
             (source, destination), ASSUMED_LINK.bytes_per_second, ASSUMED_LINK.latency_seconds
         )
@@ -195,16 +200,11 @@ class Cluster:
 
         All hops together, with nothing else under way.
         """
-        check_name("device", source, self.names)
-        check_name("device", destination, self.names)
+        self._check(source)
+        self._check(destination)
         if source == destination or nbytes == 0:
             return 0.0
         return sum(link.seconds(nbytes) for link in self.road(source, destination))
-
-    def without_limits(self) -> Self:
-        """The same devices and links, with no memory limit on any."""
-        unlimited = tuple(replace(device, memory=None) for device in self.devices)
-        return replace(self, devices=unlimited)
 
     def to_toml(self, notes: Mapping[Link, str] | None = None) -> str:
         """The cluster as the text of a cluster file, which reads back equal.

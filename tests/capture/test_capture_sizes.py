@@ -77,6 +77,12 @@ def test_a_decision_by_size_is_a_condition() -> None:
         GraphRun(model, captured).call(torch.zeros(2, 3))
 
 
+def test_a_decision_that_only_large_batches_turn_round_is_a_condition() -> None:
+    model, captured = recorded(lambda x: x + 1 if x.shape[0] >= 64 else x * 2, 2, 6)
+    assert [c.text for c in captured.conditions] == ["x.shape[0] < 64"]
+    agrees(model, captured, 5, 6)
+
+
 def test_a_decision_that_other_sizes_turn_round_fixes_the_size() -> None:
     _, captured = recorded(lambda x: x.sum(0) if x.shape[0] == 4 else x.sum(1), 4, 6)
     assert ("x", 0, 4) in captured.specialised

@@ -2,34 +2,19 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import os
 import runpy
 import sys
 import traceback
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-import partitioner
-import tests.distributed.models  # noqa: F401
-
-FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload([__name__])
-assert partitioner
-
-
-class Done(NamedTuple):
-    """What a job left."""
-
-    returncode: int
-    stdout: str
-    stderr: str
+from tests.forks import Done, Forked
 
 
 def launch(
@@ -50,16 +35,7 @@ def launch(
         seconds: after which the job is ended.
         before: called once, before the process divides.
     """
-    out, err = folder / "stdout", folder / "stderr"
-    agent = FORKS.Process(
-        target=_agent, args=(str(out), str(err), processes, before, function, args)
-    )
-    agent.start()
-    agent.join(seconds)
-    if agent.exitcode is None:
-        agent.terminate()
-        agent.join()
-    return Done(agent.exitcode or 0, out.read_text(), err.read_text())
+    return Forked(folder, _agent, processes, before, function, args).finished(seconds)
 
 
 def script(path: str, *arguments: str) -> None:
@@ -69,15 +45,11 @@ def script(path: str, *arguments: str) -> None:
 
 
 def _agent(
-    out: str,
-    err: str,
     processes: int,
     before: Callable[[], None] | None,
     function: Callable[..., None],
     args: Any,
 ) -> None:
-    for name, stream in ((out, 1), (err, 2)):
-        os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), stream)
     config = LaunchConfig(
         1, 1, processes, rdzv_backend="c10d", rdzv_endpoint="localhost:0", max_restarts=0,
         start_method="fork",

@@ -6,8 +6,13 @@ import pytest
 import torch
 from torch import nn
 
+from cost_models import RooflineCostModel
+from partitioner import Cluster
+from partitioner.distributed import LocalPipeline
 from partitioner.distributed.stage import splits_safely
+from partitioner.graph import Meetings, annotate
 from tests.distributed.launch import launch
+from tests.distributed.models import batch_of, layout_of, loss_of, model_of
 from tests.distributed.worker import SCHEDULES, differing_replicas, read_own, record, train
 
 
@@ -63,3 +68,21 @@ def test_a_backward_is_split_where_each_parameter_branches_off_once():
     assert not safe(a(wire), apart)
     still = torch.randn(2, 4)
     assert not safe(b(a(still)), wire=still)
+
+
+@pytest.mark.parametrize("name", ["called_twice", "tied", "unet"])
+def test_the_timetable_knows_which_stages_split(name):
+    """By the cost graph as by the graph of gradients; the first stage is never asked."""
+    layout = layout_of(name, "zero-bubble", 2, 2)
+    graph = annotate(
+        layout.captured, model_of(name), Cluster.of("1x1GiB"), RooflineCostModel(), training=True
+    )
+    batch = layout.micro(layout.batch(*batch_of(name)))[0]
+    wires, found = (), []
+    for stage in LocalPipeline(model_of(name), layout, ["cpu"] * 2, loss_of).stages:
+        given = tuple(wire.detach().requires_grad_(wire.requires_grad) for wire in wires)
+        wires = stage(*given, **{name: batch[name] for name in stage.part.inputs})
+        roots = wires if stage.part != layout.parts[-1] else [loss_of(layout.returned(wires))]
+        found.append(splits_safely(roots, given, stage.parameters()))
+    meetings = Meetings(graph)
+    assert [meetings.split(part) for part in layout.parts[1:]] == found[1:]

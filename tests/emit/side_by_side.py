@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import functools
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,8 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from partitioner.capture import Captured, capture
+from partitioner.capture import Captured
 from partitioner.capture.structure import dissect
+from tests.capture.side_by_side import captured_case
 from tests.zoo import ZOO, Case
 
 DEVICES = ("cuda:0", "cuda:1", "cuda:2")
@@ -26,12 +26,8 @@ QUICK = (
     *(name for name in ZOO if "awkward" in ZOO[name].tags),
 )
 
-
-@functools.cache
-def captured(name: str) -> Captured:
-    """The recording of a zoo model, in training mode."""
-    case = ZOO[name]
-    return capture(case.build(), case.args(), case.kwargs(), training=True)
+captured = captured_case
+"""The recording of a zoo model, in training mode."""
 
 
 def blocks(recording: Captured, cuts: Sequence[str]) -> dict[str, str]:

@@ -77,7 +77,18 @@ class Grouped(nn.Module):
         return F.grouped_mm(self.layer(x), self.experts, offs=ends)
 
 
-HABITS = (LayerDrop, GivesState, ChecksItsData, Grouped)
+class Nested(nn.Module):
+    """Layers in lists in lists, whose results have no names of their own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers(x) + x
+
+
+HABITS = (LayerDrop, GivesState, ChecksItsData, Grouped, Nested)
 
 
 def recorded(model: nn.Module) -> Captured:

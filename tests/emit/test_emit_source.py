@@ -191,7 +191,7 @@ def test_a_value_that_is_nowhere_is_refused_by_name() -> None:
     ("name", "told"),
     [
         ("data_dependent_part", "'gate'"),
-        ("data_dependent_root", "called whole"),
+        ("data_dependent_root", "own code"),
         ("weight_norm", "'first'"),
     ],
 )

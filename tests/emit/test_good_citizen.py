@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as distributed
-import torch.multiprocessing as multiprocessing
 from safetensors.torch import load_model, save_model
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -24,6 +23,7 @@ from partitioner.emit import PlacedModule, place
 from partitioner.virtual import virtual_gpus
 from tests.emit.side_by_side import blocks, captured
 from tests.emit.test_emit_placed_module import on_cpu, split
+from tests.forks import FORKS
 from tests.zoo import ZOO, SeqNet
 
 X, LABELS = ZOO["seqnet"].args()[0], torch.arange(64) % 10
@@ -224,6 +224,22 @@ def test_hooks_that_will_not_run_are_told() -> None:
     assert not recording.opaque
 
 
+def test_a_hook_on_a_module_that_was_taken_apart_is_told() -> None:
+    model, x = Blocks(), torch.randn(4, 16)
+    recording = capture(model, (x,), training=True)
+    with virtual_gpus(2):
+        placed = copy.deepcopy(place(model, recording, blocks(recording, ["second_two"])))
+        placed(x)
+        seen: list[str] = []
+        for path in ("first", "second.one"):
+            placed.get_submodule(path).register_forward_hook(lambda *_, p=path: seen.append(p))
+        for register in ("register_forward_pre_hook", "register_full_backward_hook"):
+            with pytest.warns(UserWarning, match="a hook on 'second' does not run"):
+                getattr(placed.get_submodule("second"), register)(lambda *_: None)
+        placed(x).sum().backward()
+        assert seen == ["first", "second.one"]
+
+
 def filling_in(forward: Any) -> Any:
     """Gives `scale` to whoever calls without it, as libraries' decorators do."""
 
@@ -363,7 +379,15 @@ def test_it_trains_in_two_processes(tmp_path: Path) -> None:
     original = ZOO["seqnet"].build()
     address = (tmp_path / "meeting").as_uri()
     state = copy.deepcopy(original.state_dict())
-    multiprocessing.spawn(_distributed_step, (address, state, str(tmp_path)), nprocs=2)
+    parts = [
+        FORKS.Process(target=_distributed_step, args=(rank, address, state, str(tmp_path)))
+        for rank in range(2)
+    ]
+    for part in parts:
+        part.start()
+    for part in parts:
+        part.join()
+    assert [part.exitcode for part in parts] == [0, 0]
     optimizer = torch.optim.SGD(original.parameters(), lr=0.1)
     loss_of(original).backward()
     optimizer.step()

@@ -6,12 +6,14 @@ import networkx as nx
 import pytest
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from cost_models import (
     CostModelError,
     DeviceKind,
     MeasuredCostModel,
     OperatorCall,
+    OperatorRecorder,
     RooflineCostModel,
 )
 from partitioner.capture import Captured, capture
@@ -36,6 +38,24 @@ class Selecting(nn.Linear):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return super().forward(x) if x[x > 0].sum() > 1 else x
+
+
+class Checkpointing(nn.Module):
+    """Two checkpointed methods, one of which ends with what its backward needs no result of."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(8, 8), nn.Linear(8, 8)
+
+    def squash(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.tanh(self.first(x) * 2.0)
+
+    def mix(self, x: torch.Tensor, scale: float) -> torch.Tensor:
+        return self.second(torch.sigmoid(x)) * scale + 1.0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = checkpoint(self.squash, x, use_reentrant=False)
+        return checkpoint(self.mix, y + x, 3.0, use_reentrant=False)
 
 
 def recorded(model: nn.Module, *args: torch.Tensor, training: bool = True) -> Captured:
@@ -213,3 +233,29 @@ def test_the_same_model_gives_the_same_graph_again() -> None:
     assert first.holdings == second.holdings
     assert dict(first.graph.nodes(data=True)) == dict(second.graph.nodes(data=True))
     assert list(first.graph.edges) == list(second.graph.edges)
+
+
+@pytest.mark.parametrize(
+    ("model", "shape"),
+    [
+        (Checkpointing(), (2, 8)),
+        (nn.Sequential(Checkpointing(), nn.Linear(8, 64)), (2, 8)),
+        (ZOO["checkpointed"].build().train(), (2, 16)),
+        (ZOO["checkpointed_inside"].build().train(), (2, 16)),
+    ],
+)
+def test_what_checkpointing_computes_again_is_in_the_backward(
+    model: nn.Module, shape: tuple[int, int]
+) -> None:
+    """The oracle: the operators that a real step runs."""
+    x = torch.zeros(shape)
+    graph = annotate(recorded(model, x), model, Cluster.of("cpu=32GiB"), PerCall(), training=True)
+    ran: list[OperatorCall] = []
+    gradient = torch.ones_like(model(x))
+    with OperatorRecorder(ran.append):
+        output = model(x)
+        forward = len(ran)
+        output.backward(gradient)
+    costs = [graph.cost(name) for name in graph.order]
+    assert sum(cost.forward_seconds["cpu"] for cost in costs) == forward
+    assert sum(cost.backward_seconds["cpu"] for cost in costs) == len(ran) - forward

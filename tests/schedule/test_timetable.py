@@ -6,7 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from partitioner.schedule import SCHEDULES, Action, Kind, StageSeconds, orders, simulate
+from partitioner.schedule import (
+    SCHEDULES,
+    Action,
+    Kind,
+    StageSeconds,
+    backward_parts,
+    orders,
+    simulate,
+)
 
 
 @pytest.mark.parametrize("schedule", ["gpipe", "1f1b"])
@@ -43,6 +51,23 @@ def test_a_slow_link_is_used_by_one_transfer_at_a_time():
     assert table.seconds == 17
 
 
+def test_a_rank_that_asks_late_is_sent_to_late():
+    """It is through with a micro-batch before the next one sets out."""
+    table = simulate(
+        orders("gpipe", 2, 3, training=False),
+        [StageSeconds(1, send=5), StageSeconds(1)],
+        ahead=False,
+    )
+    assert [(i.start, i.end) for i in table.transfers[0]] == [(1, 6), (7, 12), (13, 18)]
+    assert table.seconds == 19
+
+
+def test_the_first_stage_computes_its_backward_last():
+    assert backward_parts(0, 3.0, 1.0) == (0.0, 3.0)
+    assert backward_parts(1, 3.0, 1.0) == (2.0, 1.0)
+    assert backward_parts(1, 3.0, 1.0, splits=False) == (3.0, 0.0)
+
+
 def test_orders_that_wait_for_each_other_are_found():
     backward, forward = Action(0, Kind.BACKWARD, 0), Action(0, Kind.FORWARD, 0)
     with pytest.raises(ValueError, match="0B0"):
@@ -77,4 +102,5 @@ def test_rules_hold(schedule, ranks, rounds, seconds):
             elif interval.action.kind in (Kind.BACKWARD, Kind.BACKWARD_INPUT):
                 assert interval.start >= end[Action(stage, Kind.FORWARD, micro_batch)]
     assert table.seconds >= max(table.busy_seconds)
+    assert simulate(plan, stages, ahead=False).seconds >= table.seconds * (1 - 1e-9)
     assert -1e-9 <= table.bubble <= 1

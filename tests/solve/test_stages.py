@@ -54,6 +54,9 @@ def stage_problems(draw: st.DrawFn) -> StageProblem:
     if size > 1 and draw(st.integers(0, 3)) == 0:
         separated = (((0,), (draw(st.integers(1, size - 1)),)),)
     links = [[0.0 if a == b else draw(seconds) / 4 for b in every] for a in every]
+    latency = [list(row) for row in links]
+    if count > 1 and draw(st.integers(0, 3)) == 0:
+        latency[0][1] = latency[1][0] = inf
     return StageProblem(
         units=tuple(f"unit{i}" for i in range(size)),
         forward_seconds=table(forward),
@@ -65,12 +68,15 @@ def stage_problems(draw: st.DrawFn) -> StageProblem:
         capacity_nbytes=tuple(draw(st.sampled_from([None, None, 20, 60])) for _ in every),
         allowed=allowed,
         separated=separated,
-        latency_seconds=tuple(map(tuple, links)),
+        latency_seconds=tuple(map(tuple, latency)),
         seconds_per_byte=tuple(tuple(value / 4 for value in row) for row in links),
         schedule=schedule,
         micro_batches=draw(st.sampled_from([2, 3, 4, 6])),
         stages_per_rank=chunks,
         training=training,
+        splits_until=tuple(draw(st.integers(i + 1, size)) for i in range(size))
+        if schedule == "zero-bubble"
+        else (),
     )
 
 
@@ -105,6 +111,12 @@ def fits(problem: StageProblem, cuts: tuple[int, ...], sequence: tuple[int, ...]
     stages, m = len(cuts) - 1, problem.micro_batches
     for stage, (first, last) in enumerate(pairwise(cuts)):
         device = sequence[stage % len(sequence)]
+        after = sequence[(stage + 1) % len(sequence)]
+        if stage + 1 < stages and inf in (
+            problem.latency_seconds[device][after],
+            problem.latency_seconds[after][device],
+        ):
+            return False
         units = set(range(first, last))
         if any(device not in problem.allowed[unit] for unit in units):
             return False
@@ -143,17 +155,23 @@ def step_seconds(problem: StageProblem, cuts: tuple[int, ...], sequence: tuple[i
         after = sequence[(stage + 1) % len(sequence)]
         before = sequence[(stage - 1) % len(sequence)]
         units = range(first, last)
+        backward = sum(problem.backward_seconds[unit][here] for unit in units)
         weight = sum(problem.weight_seconds[unit][here] for unit in units)
+        if not stage:
+            weight = backward
+        elif problem.splits_until and last > problem.splits_until[first]:
+            weight = 0.0
         rows.append(
             StageSeconds(
                 sum(problem.forward_seconds[unit][here] for unit in units),
-                sum(problem.backward_seconds[unit][here] for unit in units) - weight,
+                backward - weight,
                 weight,
                 road(here, after, problem.wire_nbytes[last]) if stage + 1 < stages else 0.0,
                 road(here, before, problem.gradient_nbytes[first]) if stage else 0.0,
             )
         )
-    return simulate(plan_of(problem, len(sequence)), rows).seconds
+    ahead = problem.schedule in ("interleaved", "zero-bubble")
+    return simulate(plan_of(problem, len(sequence)), rows, ahead=ahead).seconds
 
 
 def brute_force(problem: StageProblem) -> float:

@@ -181,10 +181,6 @@ def test_clusters_are_values() -> None:
         cluster.devices = ()  # type: ignore[misc]
 
 
-def test_limits_can_be_taken_off() -> None:
-    assert memories(Cluster.of("2x1GiB").without_limits()) == {"cuda:0": None, "cuda:1": None}
-
-
 BAD_DEVICES = [
     ([], None, "there is no device"),
     ("", None, "cannot read ''"),
