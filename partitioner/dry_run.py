@@ -32,6 +32,7 @@ from partitioner.capture import (
     Captured,
     Fakes,
     clone,
+    decided_by_positions,
     fake_clone,
     has_data,
     in_mode,
@@ -116,7 +117,7 @@ def dry_run(
             return _inference(placed, *example, gpus, cluster, steps)
 
     def on_sizes(steps: Iterable[int]) -> Measured:
-        with Fakes() as mode:
+        with Fakes() as mode, decided_by_positions():
             sizes = pytree.tree_map_only(Tensor, _without_data, captured.example)
             return rehearsed(fake_clone(model, mode), sizes, loss.without_data(), steps)
 

@@ -27,6 +27,7 @@ from partitioner.capture import (
     Answering,
     Captured,
     Fakes,
+    decided_by_positions,
     fake_clone,
     in_mode,
     quiet,
@@ -139,7 +140,7 @@ def _generated(
 ) -> dict[str, MeasuredMemory]:
     caches: Any = sys.modules["transformers"]
     advice = mock.patch.object(logging.getLogger("transformers.generation.utils"), "disabled", True)
-    with quiet(), advice, Fakes() as mode, Answering() as answers:
+    with quiet(), advice, Fakes() as mode, decided_by_positions(), Answering() as answers:
         fake = in_mode(fake_clone(model, mode), False)
         with virtual_gpus(cluster, limits=False) as gpus:
             placed: Any = place(fake, captured, placement, detours=cluster.detours)

@@ -22,7 +22,14 @@ from itertools import pairwise, permutations
 
 import torch
 
-from partitioner.capture import DATA_DEPENDENT, Fakes, fake_clone, in_mode, quiet
+from partitioner.capture import (
+    DATA_DEPENDENT,
+    Fakes,
+    decided_by_positions,
+    fake_clone,
+    in_mode,
+    quiet,
+)
 from partitioner.distributed import LocalPipeline, PipelineLayout
 from partitioner.dry_run import MeasuredMemory, state_tensors
 from partitioner.errors import InfeasibleError, SpecError
@@ -340,7 +347,7 @@ def rehearse_pipeline(
         return None
     subject.options.say("rehearsing the pipeline on fake tensors")
     try:
-        with quiet(), Fakes() as mode:
+        with quiet(), Fakes() as mode, decided_by_positions():
             return _rehearsed(subject, layout, ranks, mode)
     except DATA_DEPENDENT:
         return None

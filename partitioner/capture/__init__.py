@@ -23,6 +23,7 @@ from partitioner.capture.example import example_call
 from partitioner.capture.fakes import Fakes
 from partitioner.capture.inputs import InputSpec, by_keyword
 from partitioner.capture.leaves import collects_results
+from partitioner.capture.positions import decided_by_positions
 from partitioner.capture.program import (
     captured_of,
     example_of,
@@ -59,6 +60,7 @@ __all__ = [
     "captured_of",
     "clone",
     "collects_results",
+    "decided_by_positions",
     "example_call",
     "example_of",
     "fake_clone",

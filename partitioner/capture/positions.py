@@ -12,13 +12,16 @@ import operator
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 from unittest import mock
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+from torch.utils.weak import TensorWeakRef, WeakIdKeyDictionary
 
-from partitioner.capture.captured import NodeInfo, TensorSpec
+from partitioner.capture.calls import written
 
 Number = bool | int | float
 
@@ -32,99 +35,144 @@ _COMPARISONS: Mapping[Any, Callable[[Number, Number], bool]] = {
 }
 
 
-class Positions:
-    """The values of a recording that are known from how they were made.
+@dataclass(frozen=True, slots=True)
+class _Ramp:
+    """Whole numbers, wide enough for any size, that grow by one along the last dimension."""
 
-    Args:
-        infos: of its nodes.
-    """
 
-    def __init__(self, infos: Mapping[fx.Node, NodeInfo]) -> None:
-        self._infos = infos
-        self._changed: set[str] = set()
+@dataclass(frozen=True, slots=True)
+class _Start:
+    """The first elements of a ramp along its last dimension, less a number."""
 
-    def value(self, node: fx.Node | None) -> Number | None:
-        """The number that all elements of a node's value are, if that is known."""
-        self._changed = {name for info in self._infos.values() for name in info.mutates}
-        return self._constant(node)
+    ramp: TensorWeakRef
+    less: int
 
-    def _constant(self, node: object) -> Number | None:
-        if not isinstance(node, fx.Node) or not node.args or node.name in self._changed:
+
+@dataclass(frozen=True, slots=True)
+class _Constant:
+    """One number in all places."""
+
+    number: Number
+
+
+_Fact = _Ramp | _Start | _Constant
+
+
+class _Positions(TorchFunctionMode):
+    """Follows what is known of tensors from how they were made, and decides by it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._facts = WeakIdKeyDictionary()
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func is Tensor.__bool__ and args[0].numel() == 1:
+            number = self.number(args[0])
+            if number is not None:
+                return bool(number)
+        result = func(*args, **(kwargs or {}))
+        if isinstance(result, Tensor) and (func is torch.arange or self._fact(args[:1])):
+            fact = self._made(func, args, kwargs or {}, result)
+            if fact is not None and not result.is_inference():
+                self._facts[result] = fact, result._version
+        return result
+
+    def number(self, tensor: Tensor) -> Number | None:
+        """What all elements of a tensor are, if that is known."""
+        fact = self._fact((tensor,))
+        return fact.number if isinstance(fact, _Constant) else None
+
+    def _fact(self, values: Any) -> _Fact | None:
+        """What is known of the only value, unless it was changed since."""
+        if not self._facts or not values or not isinstance(values[0], Tensor):
             return None
-        if node.target is torch.diff:
-            return 1 if self._is_difference(node) else None
-        known = self._constant(node.args[0])
-        if known is None:
-            return None
-        if node.target in _COMPARISONS and isinstance(node.args[1], (bool, int, float)):
-            return _COMPARISONS[node.target](known, node.args[1])
-        if node.target is operator.getitem:
-            return known
-        if node.op == "call_method" and node.target == "cumsum" and not known:
-            return 0
-        if node.op == "call_method" and node.target == "all" and known:
-            return True
+        fact, version = self._facts.get(values[0], (None, 0))
+        return fact if fact is None or values[0]._version == version else None
+
+    def _made(
+        self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: Tensor
+    ) -> _Fact | None:
+        """What is known of a result."""
+        op, target, args, kwargs = written(func, args, kwargs)
+        method = target if op == "call_method" else ""
+        fact = self._fact(args[:1])
+        if self._is_ramp(target, method, fact, args, kwargs, result):
+            return _Ramp()
+        if isinstance(fact, _Ramp):
+            ramp = args[0]
+            if target is torch.diff:
+                return _Constant(1) if self._is_difference(args, kwargs) else None
+            if target is operator.getitem and _is_first(ramp, args[1]):
+                return _Start(TensorWeakRef(ramp), 0)
+        if isinstance(fact, _Start) and target is operator.sub and type(args[1]) is int:
+            return _Start(fact.ramp, fact.less + args[1])
+        if isinstance(fact, _Constant):
+            known = fact.number
+            if target in _COMPARISONS and isinstance(args[1], (bool, int, float)):
+                return _Constant(_COMPARISONS[target](known, args[1]))
+            if target is operator.getitem:
+                return fact
+            if method == "cumsum" and not known:
+                return _Constant(0)
+            if method == "all" and known:
+                return _Constant(True)
         return None
 
-    def _is_difference(self, node: fx.Node) -> bool:
+    @staticmethod
+    def _is_ramp(
+        target: Any, method: str, fact: _Fact | None, args: Any, kwargs: Any, result: Tensor
+    ) -> bool:
+        if result.dtype not in (torch.int32, torch.int64):
+            return False
+        if target is torch.arange:
+            return len(args) < 3 and "step" not in kwargs
+        if not isinstance(fact, _Ramp):
+            return False
+        if target in (operator.add, operator.sub):
+            return not isinstance(args[1], Tensor)
+        if method == "unsqueeze":
+            return args[1:] in [(dim,) for dim in range(args[0].dim())]
+        return method == "expand" and args[-1:] == (-1,)
+
+    def _is_difference(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
         """Whether it is of neighbours in a ramp, the first less one put before it if at all."""
-        ramp, kwargs = node.args[0], dict(node.kwargs)
-        if len(node.args) > 1 or kwargs.pop("dim", -1) != -1 or not self._is_ramp(ramp):
+        others = dict(kwargs)
+        before = others.pop("prepend", None)
+        if len(args) > 1 or others.pop("dim", -1) != -1 or others:
             return False
-        before = kwargs.pop("prepend", None)
-        return not kwargs and (before is None or self._is_first_less_one(before, ramp))
+        start = self._fact((before,))
+        return before is None or (
+            isinstance(start, _Start) and start.less == 1 and start.ramp() is args[0]
+        )
 
-    def _is_first_less_one(self, node: Any, ramp: Any) -> bool:
-        """Whether it is `ramp[..., :1] - 1`."""
-        if not isinstance(node, fx.Node) or node.name in self._changed:
-            return False
-        if node.target is not operator.sub or node.args[1] != 1:
-            return False
-        first = node.args[0]
-        if not isinstance(first, fx.Node) or first.target is not operator.getitem:
-            return False
-        source, key = first.args
-        keys = key if isinstance(key, tuple) else (key,)
-        before = keys[:-1]
-        whole = before == (Ellipsis,) or before == (slice(None),) * (self._dim(ramp) - 1)
-        return source is ramp and whole and keys[-1] == slice(None, 1)
 
-    def _is_ramp(self, node: object) -> bool:
-        """Whether it is a ramp of whole numbers that are wide enough for any size."""
-        if not isinstance(node, fx.Node) or node.name in self._changed:
-            return False
-        spec = self._infos[node].value
-        if not isinstance(spec, TensorSpec) or spec.dtype not in ("int32", "int64"):
-            return False
-        if node.target is torch.arange:
-            return len(node.args) < 3 and "step" not in node.kwargs
-        if not node.args or not self._is_ramp(node.args[0]):
-            return False
-        if node.target in (operator.add, operator.sub):
-            return not self._is_tensor(node.args[1])
-        if node.op == "call_method" and node.target == "unsqueeze":
-            return node.args[1:] in [(dim,) for dim in range(self._dim(node.args[0]))]
-        return node.op == "call_method" and node.target == "expand" and node.args[-1:] == (-1,)
-
-    def _is_tensor(self, value: object) -> bool:
-        return isinstance(value, fx.Node) and self._infos[value].value is not None
-
-    def _dim(self, node: Any) -> int:
-        spec = self._infos[node].value
-        return len(spec.shape) if isinstance(spec, TensorSpec) else 0
+def _is_first(ramp: Tensor, key: Any) -> bool:
+    """Whether it asks for `ramp[..., :1]`."""
+    keys = key if isinstance(key, tuple) else (key,)
+    before = keys[:-1]
+    whole = before == (Ellipsis,) or before == (slice(None),) * (ramp.dim() - 1)
+    return whole and keys[-1] == slice(None, 1)
 
 
 @contextmanager
-def decided_by_positions(known: Callable[[Tensor], bool]) -> Iterator[None]:
-    """Let transformers decide by fake tensors of which `known` holds, as it does by others.
+def decided_by_positions() -> Iterator[None]:
+    """Let fake tensors decide by positions as others do, and transformers let them.
 
     It takes fake tensors for a sign that it must not, and then makes masks that eager mode is
     spared, with which attention is slower.
     """
+    positions = _Positions()
     library: Any = sys.modules.get("transformers.utils.import_utils")
-    if not hasattr(library, "is_fake_tensor"):
-        yield
+    is_fake = getattr(library, "is_fake_tensor", None)
+    if is_fake is None:
+        with positions:
+            yield
         return
-    is_fake = library.is_fake_tensor
-    with mock.patch.object(library, "is_fake_tensor", lambda x: is_fake(x) and not known(x)):
+
+    def undecided(value: Any) -> bool:
+        return bool(is_fake(value)) and positions.number(value) is None
+
+    with positions, mock.patch.object(library, "is_fake_tensor", undecided):
         yield

@@ -27,7 +27,7 @@ from partitioner.capture.devices import (
 )
 from partitioner.capture.leaves import is_leaf
 from partitioner.capture.lines import user_line
-from partitioner.capture.positions import Positions, decided_by_positions
+from partitioner.capture.positions import decided_by_positions
 from partitioner.capture.recording import (
     Frame,
     HooksLostError,
@@ -101,7 +101,6 @@ class Recorder(TorchFunctionMode):
         self.opaque = opaque
         self.node_of: dict[int, fx.Node] = {}
         self.twins = Twins(symbols)
-        self.positions = Positions(self.recording.infos)
         self.frames: list[Frame] = []
         self.regions: list[Autocast] = []
         self._keep: list[Any] = []
@@ -135,7 +134,7 @@ class Recorder(TorchFunctionMode):
                 mock.patch.object(apis, "vmap_impl", self._vmap),
                 mock.patch.object(torch, "_check_tensor_all_with", self._checked),
                 masks_undetected(),
-                decided_by_positions(lambda tensor: self._known(tensor) is not None),
+                decided_by_positions(),
                 autocast_regions(self.regions),
                 autograd_functions(self._refuse),
                 self,
@@ -278,10 +277,11 @@ class Recorder(TorchFunctionMode):
     ) -> Any:
         if not tensors_in(args, kwargs) and any(isinstance(a, numpy.ndarray) for a in args):
             return self._constant(func, args, kwargs)
-        if func is Tensor.__bool__ and args[0].numel() == 1:
-            known = self._known(args[0])
-            if known is not None:
-                return bool(known)
+        if (
+            func is Tensor.__bool__
+            and (known := known_truth(self.node_of.get(id(args[0])))) is not None
+        ):
+            return known
         result, twin, changed = self.twins.both(
             lambda args, kwargs: self._run(func, args, kwargs), args, kwargs
         )
@@ -312,12 +312,6 @@ class Recorder(TorchFunctionMode):
         mutates = self._mutated(node, changed)
         self._describe(node, result, mutates=mutates, creates=creates)
         return self._track(result, twin, node)
-
-    def _known(self, tensor: Tensor) -> bool | int | float | None:
-        """What all elements of a tensor are, where that is known without data."""
-        node = self.node_of.get(id(tensor))
-        known = known_truth(node)
-        return self.positions.value(node) if known is None else known
 
     def _is_worth_recording(self, result: Any, twin: Any) -> bool:
         """Whether a result holds a tensor, or a number that depends on sizes or data."""

@@ -19,7 +19,7 @@ from contextlib import nullcontext, suppress
 
 from torch import nn
 
-from partitioner.capture import Captured, Fakes, fake_clone, in_mode, quiet
+from partitioner.capture import Captured, Fakes, decided_by_positions, fake_clone, in_mode, quiet
 from partitioner.graph.loss import OUTPUT_LOSS, Loss
 from partitioner.graph.optimizer_state import OptimizerFactory, OptimizerMemory, optimizer_memory
 from partitioner.graph.run import Run
@@ -123,7 +123,11 @@ def rehearse(
             _clone(captured, model, mode), captured, mode, run.operators, several=several
         )
         if whole.whole or whole.root:
-            with mode, suppress(Exception):  # what decides by its data runs node by node only
+            with (
+                mode,
+                decided_by_positions(),
+                suppress(Exception),
+            ):  # what decides by its data runs node by node only
                 whole.lay_over(rehearsal, run.forward_end, training)
     return rehearsal
 
