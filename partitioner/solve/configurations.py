@@ -6,9 +6,9 @@ No assignment stays within a load `T` if there are worths of the groups, none be
 
 since the shares of an assignment are worth as much as all groups, and each no more than the best
 share of its device (`shares.py`). The best worths are the dual of a linear programme that covers
-the groups by shares, one for each device, and whose bound is far above that of assigning one group
-at a time: it knows that two and a half blocks do not fit where two do, and has no use for the names
-of equal devices. Its columns are made as they are asked for: worths from the shares so far, the best
+the groups by shares, one for each device, and whose bound is far above that of assigning one
+group at a time: it knows that two blocks fit where two and a half do not, and equal devices have no
+names in it. Its columns are made as they are asked for: worths from the shares so far, the best
 shares by these worths, and again; worths are drawn towards the best ones so far, which steadies
 them. All of them prove something, so that the search may end at any time.
 
@@ -29,8 +29,9 @@ from numpy.typing import NDArray
 from partitioner.solve.bounds import group_table
 from partitioner.solve.effort import Effort
 from partitioner.solve.ideals import device_kinds
+from partitioner.solve.narrow import Line, narrow_line
 from partitioner.solve.programme import covering_prices
-from partitioner.solve.shares import Line, Shares, narrow_line
+from partitioner.solve.shares import Shares
 from partitioner.solve.state import Tables
 
 Floats = NDArray[np.float64]
@@ -43,11 +44,14 @@ HEAVY = 1e-3
 """Of a worth's weight in the programme, for the heaviest group: it decides among equal worths."""
 ROUNDING = 1e-9
 """Relative, of sums of worths and loads."""
-ENTRIES = 5e6
-"""Arcs times buckets of loads: a fraction of a second."""
+PATIENCE = 10
+"""Rounds in a row that prove nothing new."""
+ENTRIES = 2.5e6
+"""Arcs times buckets of loads: a fraction of a second for the shares of one device."""
 MOST_BUCKETS = 4_000
 LEAST_BUCKETS = 400
 ENTRIES_A_UNIT = 10.0
+"""Of effort."""
 
 
 def configuration_bound(tables: Tables, known: float, low: float, effort: Effort) -> float:
@@ -95,13 +99,17 @@ class _Covering:
         """The load up to which assignments are disproved."""
         high = self.known
         seconds = np.min([kind.seconds for kind in self.kinds], axis=0)
+        if not seconds.any():
+            return low
         weights = (1 + HEAVY * seconds / seconds.max()).tolist()
         numbers = [kind.number for kind in self.kinds]
         center = seconds / seconds.sum()
         best, rest = self._price(center, (low + high) / 2)
         self._cover(rest, (low + high) / 2)
         low = max(low, min(high, best.bound()))
-        while high - low > CLOSE * self.known and self.effort.spend(0):
+        idle = 0
+        while high - low > CLOSE * self.known and idle < PATIENCE and self.effort.spend(0):
+            proven = low
             target = (low + high) / 2
             carried = [share for share, load in self.shares.items() if load <= target]
             worth = np.array(covering_prices(weights, numbers, carried))
@@ -121,6 +129,7 @@ class _Covering:
                 self._cover(rest, target)
                 if len(self.shares) == before:
                     high = target
+            idle = 0 if low > proven else idle + 1
         return low
 
     def _price(self, worth: Floats, limit: float) -> tuple[_Curve, Floats]:
