@@ -181,7 +181,7 @@ class Case:
 
 def cases() -> tuple[Case, ...]:
     torch.manual_seed(0)
-    tokens = torch.randint(1000, (2, 64))
+    tokens = torch.randint(1000, (2, 16))
     halves = {"gpt2": "transformer.h.6", "llama": "model.layers.4"}
     return (
         Case("SeqNet, batch 1", SeqNet, HandSplitSeqNet, "lin2", {"x": torch.randn(1, 784)}),

@@ -5,6 +5,8 @@
 All ways train the same model on the same batch, four micro-batches a step, under 1F1B on gloo:
 
 - one: the whole model in one process on one core.
+- both: two such processes at once, each with a batch of its own. No cut can do more: cores share
+  caches and memory.
 - planned: the cut of `partitioner.plan`, on times of operators and of gloo's link that were
   measured just before by the very processes: operators by both at once, since cores share caches
   and memory, and the link as pipelines use it, with messages both ways between work.
@@ -47,6 +49,8 @@ from partitioner.graph import stage_units, training_loss
 MICRO_BATCHES = 4
 MOST_TRIED, SMOKE_TRIED = 40, 3
 """Cuts of one model that are tried at first."""
+AROUND, SMOKE_AROUND = 3, 1
+"""The fastest of them, around which all others are."""
 STEPS, SMOKE_STEPS = 2, 1
 """Of each cut, of which the fastest counts."""
 FINALISTS = 4
@@ -275,25 +279,27 @@ def times(job: dict[str, Any]) -> dict[str, Any]:
 
     stride = -(-len(units) // job["tried"])
     trying(range(1, len(units), stride))
-    for place in _fastest(tried, 3) if stride > 1 else ():
+    for place in _fastest(tried, job["around"]) if stride > 1 else ():
         trying(range(place - stride + 1, place + stride))
     ways = {way: cut(place) for way, place in even_places(captured, units).items()}
     if max(predicted["stages"].values()):
         ways["planned"] = predicted["stages"]
     distinct = [cut(place) for place in _fastest(tried, FINALISTS)]
     distinct += [stage_of for stage_of in ways.values() if stage_of not in distinct]
-    steps = [_whole(model, args, kwargs), *map(step_of, distinct)]
+    whole = _whole(model, args, kwargs)
+    alone = whole if dist.get_rank() == 0 else _nothing
+    steps = [alone, whole, *map(step_of, distinct)]
     rounds: list[list[float]] = []
     for turn in range(-1, job["rounds"]):
         taken = {}
         for place in sorted(range(len(steps)), reverse=turn % 4 > 1):
-            taken[place] = _timed(steps[place] if place or dist.get_rank() == 0 else _nothing)
+            taken[place] = _timed(steps[place])
         if turn >= 0:
             rounds.append([taken[place] for place in range(len(steps))])
-    one, *others = _medians(rounds[::2])
-    best = 1 + others.index(min(others))
-    place_of = {"one": 0, "planned": 0, "best": best}
-    place_of |= {way: 1 + distinct.index(stage_of) for way, stage_of in ways.items()}
+    cuts = _medians(rounds[::2])[2:]
+    best = 2 + cuts.index(min(cuts))
+    place_of = {"one": 0, "both": 1, "planned": 0, "best": best}
+    place_of |= {way: 2 + distinct.index(stage_of) for way, stage_of in ways.items()}
     counted = rounds[1::2]
     medians = _medians(counted)
     ratios = [turn[best] / turn[place_of["planned"]] for turn in counted]
@@ -352,6 +358,7 @@ def measure(name: str, small: bool) -> dict[str, Any]:
     job = {
         "model": name,
         "tried": SMOKE_TRIED if small else MOST_TRIED,
+        "around": SMOKE_AROUND if small else AROUND,
         "steps": SMOKE_STEPS if small else STEPS,
         "rounds": SMOKE_ROUNDS if small else ROUNDS,
     }
@@ -360,6 +367,7 @@ def measure(name: str, small: bool) -> dict[str, Any]:
     batch = next(iter((*args, *kwargs.values()))).shape[0]
     predicted = {way: batch / found["predicted"][way] for way in ("one", "planned")}
     rates = {way: batch / seconds for way, seconds in found["seconds"].items()}
+    rates["both"] *= 2
     return {**found, "rates": rates, "predicted": predicted, "link": found["predicted"]["link"]}
 
 
@@ -367,7 +375,7 @@ def row(name: str, found: Mapping[str, Any]) -> str:
     """One model's line: samples per second, then the planned way over the others."""
     rates, predicted = found["rates"], found["predicted"]
     columns = (
-        rates["one"], predicted["one"], rates["planned"], predicted["planned"],
+        rates["one"], predicted["one"], rates["both"], rates["planned"], predicted["planned"],
         rates["layers"], rates["parameters"], rates["best"],
     )  # fmt: skip
     shown = "".join(f"{rate:11.1f}" for rate in columns)
@@ -383,7 +391,7 @@ def row(name: str, found: Mapping[str, Any]) -> str:
     )
 
 
-COLUMNS = ("one", "predicted", "planned", "predicted", "layers", "parameters", "best")
+COLUMNS = ("one", "predicted", "both", "planned", "predicted", "layers", "parameters", "best")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -31,7 +31,7 @@ from cost_models.timing import Measurement, overhead_seconds, time_call
 SCHEMA = 1
 """Version of the file that `save` writes."""
 
-ROUNDS = 5
+ROUNDS = 3
 """How often all calls are timed, one after the other."""
 
 Progress = Callable[[int, int, str], None]

@@ -21,10 +21,10 @@ from cost_models.interface import OperatorCall
 from cost_models.operators import observe
 from cost_models.signatures import rebuild, tensors_in
 
-WARM_UP_RUNS = 2
-TIMED_SECONDS = 0.004
-FEWEST_RUNS = 3
-MOST_RUNS = 20
+WARM_UP_RUNS = 3
+TIMED_SECONDS = 0.01
+FEWEST_RUNS = 5
+MOST_RUNS = 34
 """A call is timed at least and at most so often in one go, and otherwise for so long."""
 
 CACHED_NBYTES, MOST_COPIES = 128 << 10, 32

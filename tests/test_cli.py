@@ -244,7 +244,7 @@ def test_what_does_not_fit_is_told_with_what_does(tmp_path: Path) -> None:
                 "model_type": "gpt2",
                 "n_embd": 32,
                 "n_head": 2,
-                "n_layer": 2,
+                "n_layer": 3,
                 "vocab_size": 64,
                 "n_positions": 64,
                 "resid_pdrop": 0.0,

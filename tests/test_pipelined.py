@@ -238,21 +238,52 @@ def test_a_plan_can_be_read_and_drawn(tmp_path: Path) -> None:
         assert (tmp_path / f"plan.{suffix}").stat().st_size
 
 
+class Skip(nn.Module):
+    """Layers of equal size, the first of which is read again at the end."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(64, 64) for _ in range(6))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        first = x = self.layers[0](x)
+        for layer in self.layers[1:]:
+            x = layer(x)
+        return x + first
+
+
+def planned_tight(devices: int, *broken: tuple[str, str]) -> Plan:
+    """On devices that have room for their share of the parameters, and little more."""
+    names = [f"cuda:{i}" for i in range(devices)]
+    memory = 6 * 64 * 65 * 4 * 4 // devices + 60_000
+    cluster = Cluster(
+        [Device(name, memory=memory) for name in names],
+        [Link(pair, broken=True) for pair in broken],
+    )
+    return plan(
+        Skip(), cluster, torch.zeros(8, 64), optimizer="adam", objective="throughput",
+        micro_batches=4,
+    )  # fmt: skip
+
+
+def test_values_that_are_handed_on_are_shown_with_each_device_that_sends_them():
+    found = planned_tight(3)
+    handed = [
+        t.tensor for t in found.transfers if (t.source, t.destination) == ("cuda:1", "cuda:2")
+    ]
+    skipped = [name for name in handed if found.placement[name] == "cuda:0"]
+    shown = [line.split() for line in str(found).splitlines()]
+    for name in skipped:
+        assert [line[1:3] for line in shown if line and line[0] == name] == [
+            ["cuda:0", "cuda:1"],
+            ["cuda:1", "cuda:2"],
+        ]
+    assert skipped
+
+
 def test_neighbours_are_chosen_round_a_broken_link():
-    model = nn.Sequential(*(nn.Linear(64, 64) for _ in range(6)))
-
-    def on(*pairs: tuple[str, str], devices: int = 3) -> Plan:
-        links = [Link(pair, broken=True) for pair in pairs]
-        names = [f"cuda:{i}" for i in range(devices)]
-        memory = 6 * 64 * 65 * 4 * 4 // devices + 60_000
-        cluster = Cluster([Device(name, memory=memory) for name in names], links)
-        return plan(
-            model, cluster, torch.zeros(8, 64), optimizer="adam", objective="throughput",
-            micro_batches=4,
-        )  # fmt: skip
-
-    ranks = on(("cuda:0", "cuda:1")).pipeline.ranks
+    ranks = planned_tight(3, ("cuda:0", "cuda:1")).pipeline.ranks
     assert set(ranks) == {"cuda:0", "cuda:1", "cuda:2"}
     assert ranks[1] == "cuda:2"
     with pytest.raises(InfeasibleError, match="between 'cuda:0' and 'cuda:1' is broken"):
-        on(("cuda:0", "cuda:1"), devices=2)
+        planned_tight(2, ("cuda:0", "cuda:1"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -87,7 +88,7 @@ def clone(model: nn.Module, replace: Callable[[Tensor, str], Tensor]) -> nn.Modu
     Ties stay ties, the original is untouched, and no tensor's data is copied by this function.
     Attributes that cannot be copied (locks, open files) are shared with the original.
     """
-    memo: dict[int, Any] = {}
+    memo = _empty_containers(model)
     for held in named_tensors(model):
         memo[id(held.tensor)] = replace(held.tensor, held.names[0])
     with _ReplaceUnnamed(replace):
@@ -144,6 +145,16 @@ class _ReplaceUnnamed(TorchFunctionMode):
                 self._count += 1
             return memo[id(tensor)]
         return func(*args, **(kwargs or {}))
+
+
+def _empty_containers(model: nn.Module) -> dict[int, Any]:
+    """Copies of the empty containers that every module keeps: `deepcopy` takes long for each."""
+    return {
+        id(value): type(value)()
+        for module in model.modules()
+        for name, value in vars(module).items()
+        if name in _BOOKKEEPING and type(value) in (dict, set, OrderedDict) and not value
+    }
 
 
 def _uncopyable(model: nn.Module, memo: dict[int, Any]) -> dict[int, Any]:

@@ -252,6 +252,6 @@ def _described(fake: FakeTensor) -> tuple[Any, ...]:
         fake.fake_device,
         fake.requires_grad,
         fake.is_inference(),
-        fake._version,
+        None if fake.is_inference() else fake._version,
         str(torch._C._dispatch_keys(fake)),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import linecache
+import os
 import sys
 from pathlib import Path
 from types import FrameType, TracebackType
@@ -44,5 +45,5 @@ def lines_of(traceback: TracebackType | None) -> tuple[str, str]:
 def written(filename: str, line: int, *, folders: bool = False) -> str:
     """Write a line as `file.py:12: its text`."""
     text = linecache.getline(filename, line).strip()
-    where = f"{filename if folders else Path(filename).name}:{line}"
+    where = f"{filename if folders else os.path.basename(filename)}:{line}"
     return f"{where}: {text}" if text else where

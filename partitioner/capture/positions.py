@@ -85,11 +85,16 @@ class Positions:
             return False
         source, key = first.args
         keys = key if isinstance(key, tuple) else (key,)
-        whole = all(each in (slice(None), Ellipsis) for each in keys[:-1])
+        before = keys[:-1]
+        whole = before == (Ellipsis,) or before == (slice(None),) * (self._dim(ramp) - 1)
         return source is ramp and whole and keys[-1] == slice(None, 1)
 
     def _is_ramp(self, node: object) -> bool:
+        """Whether it is a ramp of whole numbers that are wide enough for any size."""
         if not isinstance(node, fx.Node) or node.name in self._changed:
+            return False
+        spec = self._infos[node].value
+        if not isinstance(spec, TensorSpec) or spec.dtype not in ("int32", "int64"):
             return False
         if node.target is torch.arange:
             return len(node.args) < 3 and "step" not in node.kwargs
@@ -97,11 +102,9 @@ class Positions:
             return False
         if node.target in (operator.add, operator.sub):
             return not self._is_tensor(node.args[1])
-        if node.op != "call_method":
-            return False
-        if node.target == "unsqueeze":
-            return type(node.args[1]) is int and node.args[1] in range(self._dim(node.args[0]))
-        return bool(node.target == "expand" and node.args[-1] == -1)
+        if node.op == "call_method" and node.target == "unsqueeze":
+            return node.args[1:] in [(dim,) for dim in range(self._dim(node.args[0]))]
+        return node.op == "call_method" and node.target == "expand" and node.args[-1:] == (-1,)
 
     def _is_tensor(self, value: object) -> bool:
         return isinstance(value, fx.Node) and self._infos[value].value is not None

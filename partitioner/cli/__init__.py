@@ -6,6 +6,7 @@ print there goes to standard error, so that a document on standard output is a d
 
 from __future__ import annotations
 
+import gc
 import io
 import sys
 
@@ -25,6 +26,7 @@ for _command in (plan, sweep, show, draw, report, emit, verify, compare, measure
 
 def main() -> None:
     """The console script."""
+    gc.freeze()  # all that is imported by now stays: the collector need not search it
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")

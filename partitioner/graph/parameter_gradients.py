@@ -55,7 +55,7 @@ class Meetings:
         unmet: dict[str, set[str]] = {}
         on_way: set[str] = set()
         met: set[str] = set()
-        walked = set(nodes)
+        inside = self.state.union(nodes)
         for place, node in enumerate(nodes):
             if node in self.state or not self._has_gradient(node):
                 continue
@@ -63,10 +63,7 @@ class Meetings:
             parameters = self.owned.get(node, set()).union(
                 *(self.owned.get(n, ()) if n in self.state else unmet.get(n, ()) for n in before)
             )
-            if any(
-                n in on_way or (n not in walked and n not in self.state and self._has_gradient(n))
-                for n in before
-            ):
+            if any(n in on_way or (n not in inside and self._has_gradient(n)) for n in before):
                 if not met.isdisjoint(parameters):
                     return place, unmet
                 met |= parameters

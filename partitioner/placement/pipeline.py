@@ -11,7 +11,13 @@ from partitioner.capture import Captured
 from partitioner.graph import WEIGHT_SHARE, Meetings, StagePart, split_stages, weighted_nodes
 from partitioner.graph.cost_graph import CostGraph
 from partitioner.placement.parts import AllReduce, LinkTraffic, PipelineRecord, Transfer
-from partitioner.placement.replicas import Traffic, add_rings, all_reduces, check_alike
+from partitioner.placement.replicas import (
+    Traffic,
+    add_rings,
+    all_reduces,
+    check_alike,
+    sums_begin,
+)
 from partitioner.schedule import (
     StageSeconds,
     Timetable,
@@ -31,10 +37,11 @@ class Pipelined:
         parts: the stages.
         seconds: by stage, of one micro-batch.
         timetable: of one step, up to the last gradient of each replica.
-        step_seconds: with the sums over replicas, each of which begins when its rank is done.
+        step_seconds: with the sums over replicas.
         transfers: of one micro-batch of the first replica, in the order in which they happen.
         bottleneck_seconds: what the busiest rank, or link, has to do in one step.
         all_reduce: by rank, where there are replicas.
+        sums_begin: when each of these does.
         traffic: by link, where there are replicas.
     """
 
@@ -45,6 +52,7 @@ class Pipelined:
     transfers: tuple[Transfer, ...]
     bottleneck_seconds: float
     all_reduce: tuple[AllReduce, ...] = ()
+    sums_begin: tuple[float, ...] = ()
     traffic: tuple[LinkTraffic, ...] = ()
 
     def recorded(self, record: PipelineRecord) -> PipelineRecord:
@@ -87,14 +95,15 @@ def pipelined(
             source, destination = devices[place[move.source]], devices[place[move.destination]]
             traffic.add(source, destination, move.nbytes, record.micro_batches)
     sums: tuple[AllReduce, ...] = ()
+    begins: tuple[float, ...] = ()
     step = table.seconds
     if record.replicas:
         check_alike(cluster, record.pipelines)
         nbytes = _gradient_nbytes(captured, parts, len(record.ranks))
         sums = all_reduces(cluster, record.pipelines, nbytes)
         add_rings(traffic, record.pipelines, nbytes)
-        ends = zip(table.ends, sums, strict=True)
-        step = max(step, *(end + each.seconds for end, each in ends))
+        begins = sums_begin(cluster, record.pipelines, table)
+        step = max(step, *(b + each.seconds for b, each in zip(begins, sums, strict=True)))
     return Pipelined(
         parts,
         seconds,
@@ -103,6 +112,7 @@ def pipelined(
         moves,
         max((*table.busy_seconds, *traffic.busy.values()), default=0.0),
         sums,
+        begins,
         tuple(traffic.links.values()) if record.replicas else (),
     )
 

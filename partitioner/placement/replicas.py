@@ -10,10 +10,12 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import cache, partial
 from itertools import pairwise
 
 from partitioner.errors import SpecError
 from partitioner.placement.parts import AllReduce, LinkTraffic
+from partitioner.schedule import Kind, Timetable
 from partitioner.spec import Cluster, Link
 
 Pipelines = Sequence[Sequence[str]]
@@ -96,6 +98,46 @@ def ring(pipelines: Pipelines, rank: int) -> tuple[tuple[str, str], ...]:
     """Who sends to whom."""
     members = [devices[rank] for devices in pipelines]
     return tuple(pairwise([*members, members[0]])) if len(members) > 1 else ()
+
+
+def sums_begin(cluster: Cluster, pipelines: Pipelines, table: Timetable) -> tuple[float, ...]:
+    """By rank, when its ring can begin: it is done, and the pipelines leave it its links.
+
+    Values of the pipelines go first: what they still send over a network card that the ring needs
+    too puts it off by as long as that takes.
+    """
+    lanes = cache(partial(_crossed, cluster, pipelines))
+    sent = [
+        (interval.start, interval.end, lanes(rank, interval.action.kind == Kind.FORWARD))
+        for rank, row in enumerate(table.transfers)
+        for interval in row
+    ]
+    begins = []
+    for rank, end in enumerate(table.ends):
+        needed = {
+            lane
+            for pair in ring(pipelines, rank)
+            for link in cluster.road(*pair)
+            for lane in _lanes(link)
+        }
+        later = (
+            last - max(first, end)
+            for first, last, taken in sent
+            if last > end and not needed.isdisjoint(taken)
+        )
+        begins.append(end + sum(later))
+    return tuple(begins)
+
+
+def _crossed(cluster: Cluster, pipelines: Pipelines, rank: int, forward: bool) -> frozenset[object]:
+    """What a message of a rank takes, in any of the pipelines."""
+    there = (rank + (1 if forward else -1)) % len(pipelines[0])
+    return frozenset(
+        lane
+        for devices in pipelines
+        for link in cluster.road(devices[rank], devices[there])
+        for lane in _lanes(link)
+    )
 
 
 def check_alike(cluster: Cluster, pipelines: Pipelines) -> None:

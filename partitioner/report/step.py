@@ -187,7 +187,7 @@ def _of_pipeline(document: PlanDocument, record: PipelineRecord, graph: CostGrap
     ]
     for rank, total in enumerate(found.all_reduce):
         ring = [ranks[rank] for ranks in record.pipelines]
-        start = table.ends[rank]
+        start = found.sums_begin[rank]
         for source, destination in zip(ring, (*ring[1:], ring[0]), strict=True):
             what = f"gradients of rank {rank}"
             end = start + total.seconds

@@ -215,14 +215,20 @@ def _transfers(document: PlanDocument, crossings: Sequence[Crossing]) -> Table:
     over = any(cluster.detour(t.source, t.destination) for t in document.transfers)
     ends = ("moved", "from", "over", "to") if over else ("moved", "from", "to")
     table = plain_table(*ends, "forward", "gradient back", "time", left=ends)
-    seconds = {(t.tensor, t.phase, t.source, t.destination): t.seconds for t in document.transfers}
+    forward = {(t.tensor, t.destination): t for t in document.transfers if t.phase == "forward"}
+    seconds = {
+        (t.tensor, t.source, t.destination): t.seconds
+        for t in document.transfers
+        if t.phase == "backward"
+    }
     largest = set(sorted(crossings, key=lambda crossing: -crossing.nbytes)[:MOVES])
     for crossing in crossings:
         if crossing not in largest:
             continue
-        source, destination = document.placement[crossing.tensor], crossing.destination
-        there = seconds[crossing.tensor, "forward", source, destination]
-        back = seconds.get((crossing.tensor, "backward", destination, source), 0.0)
+        destination = crossing.destination
+        there = forward[crossing.tensor, destination]
+        source = there.source
+        back = seconds.get((crossing.tensor, destination, source), 0.0)
         detour = cluster.detour(source, destination)
         table.add_row(
             crossing.tensor,
@@ -231,7 +237,7 @@ def _transfers(document: PlanDocument, crossings: Sequence[Crossing]) -> Table:
             destination,
             format_nbytes(crossing.nbytes),
             _some(crossing.gradient_nbytes),
-            format_seconds(there + back),
+            format_seconds(there.seconds + back),
         )
     if len(crossings) > MOVES:
         table.add_row(f"… and {len(crossings) - MOVES} smaller ones; {moved(document)}")

@@ -11,10 +11,10 @@ next to a transfer, a few groups forwards or backwards.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 from partitioner.solve.effort import Effort
-from partitioner.solve.improve import Rank, better, by_ties, descend, evaluation_cost
+from partitioner.solve.improve import better, by_ties, descend, evaluation_cost
 from partitioner.solve.state import State
 
 DEPTH = 6
@@ -23,10 +23,10 @@ DEPTH = 6
 Bunch = tuple[int, ...]
 
 
-def tidy(state: State, effort: Effort, rank: Callable[[State], Rank] = by_ties) -> None:
-    """Change an assignment for the better by `rank` until nothing helps any more."""
+def tidy(state: State, effort: Effort) -> None:
+    """Change an assignment for the better, ties included, until nothing helps any more."""
     tables = state.tables
-    best = descend(state, effort, rank)
+    best = descend(state, effort, by_ties)
     improved = True
     while improved:
         improved = False
@@ -37,14 +37,14 @@ def tidy(state: State, effort: Effort, rank: Callable[[State], Rank] = by_ties) 
                 homes = [state.placed[tables.groups[group][0]] for group in bunch]
                 for group in bunch:
                     state.move(group, device)
-                now = rank(state)
+                now = by_ties(state)
                 if better(now, best):
                     best, improved = now, True
                 else:
                     for group, home in zip(bunch, homes, strict=True):
                         state.move(group, home)
         if improved:
-            best = descend(state, effort, rank)
+            best = descend(state, effort, by_ties)
 
 
 def _islands(state: State) -> list[Bunch]:

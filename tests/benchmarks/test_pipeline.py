@@ -11,10 +11,10 @@ def test_smoke_run(capsys: pytest.CaptureFixture[str]) -> None:
     pipeline.main(["--smoke"])
     row = capsys.readouterr().out.splitlines()[-1].replace("(", "").replace(")", "").split()
     assert row[0] == "MLP"
-    rates, ratios = row[1:8], [row[8], row[9], row[11], *row[12:14]]
+    rates, ratios = row[1:9], [row[9], row[10], row[12], *row[13:15]]
     assert all(float(value) > 0 for value in rates + ratios)
-    assert float(row[9]) <= float(row[11])
-    tried, of, places = row[14:17]
+    assert float(row[10]) <= float(row[12])
+    tried, of, places = row[15:18]
     assert of == "of"
     assert 2 < int(tried) <= int(places)
 

@@ -17,13 +17,14 @@ Make = Callable[[Tensor], Tensor]
 class Packed(nn.Module):
     """Looks into its positions, as Hugging Face's decoders do, for several sequences in a row."""
 
-    def __init__(self, make: Make) -> None:
+    def __init__(self, make: Make, before: Make = lambda positions: positions[:, :1] - 1) -> None:
         super().__init__()
         self.make = make
+        self.before = before
 
     def forward(self, x: Tensor) -> Tensor:
         positions = self.make(x)
-        difference = torch.diff(positions, prepend=positions[:, :1] - 1, dim=-1)
+        difference = torch.diff(positions, prepend=self.before(positions), dim=-1)
         sequence = (difference != 1).cumsum(-1)
         if (sequence[:, -1] == 0).all():
             return x * 2
@@ -47,6 +48,13 @@ NOT_IN_A_ROW: dict[str, Make] = {
     "changed": _changed,
     "plus a tensor": lambda x: torch.arange(x.size(1)).unsqueeze(0) + x[:1].long(),
     "of its input": lambda x: x.long(),
+    "too coarse": lambda x: torch.arange(x.size(1), dtype=torch.bfloat16).unsqueeze(0),
+    "too narrow": lambda x: torch.arange(x.size(1), dtype=torch.int8).unsqueeze(dim=0),
+}
+OTHER_BEGINNINGS: dict[str, Make] = {
+    "all of the row": lambda positions: positions[:1] - 1,
+    "less two": lambda positions: positions[:, :1] - 2,
+    "the second": lambda positions: positions[:, 1:2] - 1,
 }
 
 
@@ -65,6 +73,13 @@ def test_positions_in_a_row_are_known_to_be_so(name: str) -> None:
 @pytest.mark.parametrize("name", NOT_IN_A_ROW)
 def test_of_others_nothing_is_claimed(name: str) -> None:
     captured = capture(Packed(NOT_IN_A_ROW[name]), (torch.ones(2, 5),), training=False)
+    assert "decides by its data" in captured.opaque[""]
+
+
+@pytest.mark.parametrize("name", OTHER_BEGINNINGS)
+def test_what_goes_before_them_counts(name: str) -> None:
+    model = Packed(IN_A_ROW["arange"], OTHER_BEGINNINGS[name])
+    captured = capture(model, (torch.ones(2, 5),), training=False)
     assert "decides by its data" in captured.opaque[""]
 
 

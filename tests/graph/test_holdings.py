@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import random
 from collections.abc import Mapping
@@ -11,7 +12,7 @@ import torch
 from torch import nn
 
 from cost_models import RooflineCostModel
-from partitioner.capture import capture
+from partitioner.capture import Captured, capture
 from partitioner.dry_run import dry_run
 from partitioner.graph import CostGraph, annotate, optimizer_factory
 from partitioner.spec import Cluster
@@ -52,13 +53,19 @@ def at_random(graph: CostGraph, seed: int) -> dict[str, str]:
     return {name: drawn[leader] for name, leader in leaders(graph).items()}
 
 
+@functools.cache
+def recorded(name: str, training: bool) -> tuple[nn.Module, Captured]:
+    case = ZOO[name]
+    model = case.build().train(training)
+    size = {"batch": 32} if case.batched else {}
+    return model, capture(model, case.args(**size), case.kwargs(**size), training=training)
+
+
 def predicted_and_measured(
     name: str, optimizer: str | None, devices: int, seed: int | None = None
 ) -> list[tuple[int, int]]:
-    case, training = ZOO[name], optimizer is not None
-    model = case.build().train(training)
-    size = {"batch": 32} if case.batched else {}
-    captured = capture(model, case.args(**size), case.kwargs(**size), training=training)
+    training = optimizer is not None
+    model, captured = recorded(name, training)
     cluster = Cluster.of(f"{devices}x16GiB")
     graph = annotate(
         captured, model, cluster, RooflineCostModel(), training=training, optimizer=optimizer
@@ -195,8 +202,7 @@ def test_a_tied_weight_counts_once_where_its_users_are_together_and_again_elsewh
 
 def test_every_interval_is_within_the_program() -> None:
     for name in ("unet", "tied", "in_place", "hf_bert", "data_dependent_part"):
-        model = ZOO[name].build()
-        captured = capture(model, ZOO[name].args(), ZOO[name].kwargs(), training=True)
+        model, captured = recorded(name, True)
         graph = annotate(
             captured,
             model,

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from partitioner.errors import SpecError
 from partitioner.placement import check_alike
-from partitioner.placement.replicas import Traffic, add_rings, all_reduces
+from partitioner.placement.replicas import Traffic, add_rings, all_reduces, sums_begin
+from partitioner.schedule import StageSeconds, orders, simulate
 from partitioner.spec import Cluster, Device, Link, Network, Node
 
 
@@ -87,3 +88,13 @@ def test_replicas_over_other_links_are_refused() -> None:
     check_alike(cluster, [("cuda:0", "cuda:2"), ("cuda:1", "cuda:3")])
     with pytest.raises(SpecError, match="the link from 'cuda:3' to 'cuda:1'"):
         check_alike(cluster, [("cuda:0", "cuda:1"), ("cuda:3", "cuda:1")])
+
+
+@pytest.mark.parametrize(("cards", "last"), [(None, 14.0), (1, 16.0)])
+def test_sums_give_way_to_values_on_a_shared_card(cards: int | None, last: float) -> None:
+    """Rank 3 is done after 14 s; rank 2 sends over the same card of its node from 16 s to 18 s."""
+    names = [f"cuda:{i}" for i in range(8)]
+    nodes = tuple(Node(tuple(names[i : i + 2]), "450GB/s", cards=cards) for i in range(0, 8, 2))
+    cluster = Cluster(tuple(map(Device, names)), (), Network(nodes, "50GB/s"))
+    table = simulate(orders("gpipe", 4, 1), [StageSeconds(1, 1, 1, send=2, send_back=2)] * 4)
+    assert sums_begin(cluster, (names[:4], names[4:]), table) == (24.0, 22.0, 18.0, last)
