@@ -3,7 +3,8 @@
 - memory: at any program point everything that is held is held somewhere, so the devices are at
   least as full, all together, as the fullest point.
 - throughput: the work of all nodes, shared out by fractions, none of it where a node takes longer
-  by itself. `company.py` sharpens this where devices pay for what crosses their border.
+  by itself. `company.py` sharpens this where devices pay for what crosses their border, and so
+  does `configurations.py` once a plan is known.
 - latency: the longest path, every node on the device that suits the path best and every transfer
   on the way counted. `waists.py` sharpens this for deep models.
 """

@@ -2,8 +2,8 @@
 
 ::
 
-    contract ─► lower bound ─► splits of the line, descent ─► integer programme ─► ties ─► recount
-                    └──────────────── met: proven at once ───────────────────────┘
+    contract ─► bound ─► line's splits, descent ─► covers ─► integer programme ─► ties ─► recount
+                  └──────────────── met: proven at once ────────────────────────────┘
 
 A large problem is coarsened first; then the bound is the large problem's, and stays.
 """
