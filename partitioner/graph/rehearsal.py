@@ -123,11 +123,8 @@ def rehearse(
             _clone(captured, model, mode), captured, mode, run.operators, several=several
         )
         if whole.whole or whole.root:
-            with (
-                mode,
-                decided_by_positions(),
-                suppress(Exception),
-            ):  # what decides by its data runs node by node only
+            # What decides by its data runs node by node only.
+            with mode, decided_by_positions(), suppress(Exception):
                 whole.lay_over(rehearsal, run.forward_end, training)
     return rehearsal
 
