@@ -151,7 +151,8 @@ class Captured:
         alternate: the recording in the other mode where the two differ in more than constants
             that follow `module.training`; `None` where `graph` serves both.
         opaque: `{module path: reason}` of modules that became leaves since they could not be
-            recorded through.
+            recorded through. With `""` in it, the model's own code is what runs, and the graph is
+            one node or, as a sketch, one way through it (`partitioner.capture.sketch`).
         constants: tensors that belong to no module (closures, arrays turned into tensors), by the
             target of their `get_attr` node.
         dynamic: the recording holds for other sizes of the inputs, as far as `conditions` allow;
