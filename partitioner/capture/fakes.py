@@ -13,8 +13,8 @@ from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 _aten = torch.ops.aten
 _DEVICE = torch.ops.prim.device.default
-_PLAIN = (type(None), bool, int, float, str, torch.dtype, torch.device)
-_PLAIN = frozenset((*_PLAIN, torch.layout, torch.memory_format))
+_TORCH_CONSTANTS = (torch.dtype, torch.device, torch.layout, torch.memory_format)
+_PLAIN = frozenset((type(None), bool, int, float, str, *_TORCH_CONSTANTS))
 _BY_MORE_THAN_SIZES = frozenset(
     {
         torch.Tag.data_dependent_output,
@@ -55,7 +55,7 @@ class _UnlikeError(Exception):
     """A result that cannot be made again from its sizes."""
 
 
-class Fakes(FakeTensorMode):
+class Fakes(FakeTensorMode):  # type: ignore[no-untyped-call]
     """A `FakeTensorMode` that asks once what an operator gives for tensors of given sizes.
 
     PyTorch has a cache for this as well, which takes most of its time to look things up, and which
@@ -189,7 +189,7 @@ class Fakes(FakeTensorMode):
                 raise _UnlikeError
             base = places[0]
         made = _Made(
-            (tuple(result.shape), result.stride(), result.storage_offset()),
+            (tuple(result.shape), result.stride(), int(result.storage_offset())),
             result.dtype,
             result.fake_device,
             {name: value for name, value in vars(result).items() if name != "fake_mode"},
