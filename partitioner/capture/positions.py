@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import operator
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -63,7 +63,7 @@ class _Positions(TorchFunctionMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self._facts = WeakIdKeyDictionary()
+        self._facts: MutableMapping[Tensor, tuple[_Fact, int]] = WeakIdKeyDictionary()
 
     def __torch_function__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
@@ -88,8 +88,8 @@ class _Positions(TorchFunctionMode):
         """What is known of the only value, unless it was changed since."""
         if not self._facts or not values or not isinstance(values[0], Tensor):
             return None
-        fact, version = self._facts.get(values[0], (None, 0))
-        return fact if fact is None or values[0]._version == version else None
+        noted = self._facts.get(values[0])
+        return noted[0] if noted is not None and noted[1] == values[0]._version else None
 
     def _made(
         self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: Tensor
