@@ -26,10 +26,10 @@ Bunch = tuple[int, ...]
 def tidy(state: State, effort: Effort) -> None:
     """Change an assignment for the better, ties included, until nothing helps any more."""
     tables = state.tables
-    best = descend(state, effort, by_ties)
-    improved = True
-    while improved:
-        improved = False
+    best, before = by_ties(state), None
+    while best != before:
+        before = best
+        best = descend(state, effort, by_ties)
         for bunch in dict.fromkeys([*_islands(state), *_along_flows(state)]):
             for device in _devices_around(state, bunch):
                 if not effort.spend(evaluation_cost(tables) + len(bunch)):
@@ -39,12 +39,10 @@ def tidy(state: State, effort: Effort) -> None:
                     state.move(group, device)
                 now = by_ties(state)
                 if better(now, best):
-                    best, improved = now, True
+                    best = now
                 else:
                     for group, home in zip(bunch, homes, strict=True):
                         state.move(group, home)
-        if improved:
-            best = descend(state, effort, by_ties)
 
 
 def _islands(state: State) -> list[Bunch]:
