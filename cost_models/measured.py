@@ -118,7 +118,7 @@ class MeasuredCostModel:
         backward = model.training if training is None else training
         observation = observe(model, args, kwargs, backward=backward)
         calls = (*observation.forward, *observation.backward)
-        self.measure_calls(calls, device, reuse_nbytes=observation.reuse_nbytes, progress=progress)
+        self.measure_calls(calls, device, progress=progress)
         return self
 
     def measure_calls(
@@ -126,7 +126,6 @@ class MeasuredCostModel:
         calls: Iterable[OperatorCall],
         device: str | torch.device,
         *,
-        reuse_nbytes: Mapping[str, tuple[int, ...]] | None = None,
         progress: Progress | None = None,
     ) -> None:
         """Time the given calls of one step, as far as they are not in the table yet.
@@ -136,7 +135,6 @@ class MeasuredCostModel:
         Args:
             calls: of the step.
             device: as for `measure`.
-            reuse_nbytes: of `observe`: how cold the step finds the tensors of its calls.
             progress: as for `measure`.
 
         Raises:
@@ -148,7 +146,6 @@ class MeasuredCostModel:
         table = self.measurements.setdefault(kind.name, {})
         made = list(calls)
         step_nbytes = sum(call.nbytes for call in made)
-        reuse = reuse_nbytes or {}
         missing = {call.signature: call for call in made if call.signature not in table}
         samples: dict[str, list[float]] = {signature: [] for signature in missing}
         turns = [call for _ in range(ROUNDS) for call in missing.values()]
@@ -159,9 +156,7 @@ class MeasuredCostModel:
             if name in self.skipped:
                 continue
             try:
-                samples[name] += time_call(
-                    call, device, self.clock, step_nbytes, reuse.get(name, ())
-                )
+                samples[name] += time_call(call, device, self.clock, step_nbytes)
             except Exception as error:  # whatever an operator does not like about made-up values
                 self.skipped[name] = f"{type(error).__name__}: {error}"
             else:

@@ -22,10 +22,8 @@ Fake tensors here are CPU tensors, so PyTorch picks its CPU kernels. What a GPU 
 
 from __future__ import annotations
 
-import statistics
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -74,13 +72,10 @@ class Observation:
     Attributes:
         forward: in the order in which they ran.
         backward: likewise; empty unless asked for.
-        reuse_nbytes: by signature, for each tensor in it, what is read and written from the call
-            that used it before on, that one's own included, in the median call.
     """
 
     forward: tuple[OperatorCall, ...]
     backward: tuple[OperatorCall, ...] = ()
-    reuse_nbytes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
 
 class OperatorRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -102,57 +97,8 @@ class OperatorRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             call = self._known.get(signature)
             if call is None:
                 call = self._known[signature] = _describe(func, signature, args, kwargs, result)
-            self.note(call, args, kwargs, result)
+            self._on_call(call)
         return result
-
-    def note(self, call: OperatorCall, args: Any, kwargs: Any, result: Any) -> None:
-        """Take notice of a call and of its tensors."""
-        self._on_call(call)
-
-
-class _ReuseRecorder(OperatorRecorder):  # type: ignore[no-untyped-call]
-    """Notes what a step, which is repeated, touches from one use of a tensor to the next."""
-
-    def __init__(self, on_call: Callable[[OperatorCall], None]) -> None:
-        super().__init__(on_call)
-        self.touched = 0
-        self.last_use: dict[int, int] = {}
-        self.distances: dict[str, list[list[int | None]]] = defaultdict(list)
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        """Run `func` and describe it; memory that is only allocated was not used before."""
-        result = super().__torch_dispatch__(func, types, args, kwargs)
-        if str(func._overloadpacket) in ALLOCATES_ONLY:
-            for made in tensors_in(result):
-                self.last_use.pop(storage_key(made), None)
-        return result
-
-    def note(self, call: OperatorCall, args: Any, kwargs: Any, result: Any) -> None:
-        """Take notice of a call and of its tensors, in the order of the signature."""
-        super().note(call, args, kwargs, result)
-        given = (args, [value for _, value in sorted(kwargs.items())])
-        operands = {element_key(tensor): storage_key(tensor) for tensor in tensors_in(given)}
-        self.distances[call.signature].append(
-            [
-                self.touched - self.last_use[key] if key in self.last_use else None
-                for key in operands.values()
-            ]
-        )
-        for key in (*operands.values(), *map(storage_key, tensors_in(result))):
-            self.last_use[key] = self.touched
-        self.touched += call.nbytes
-
-    def reuse_nbytes(self) -> dict[str, tuple[int, ...]]:
-        """As in `Observation`; what a step has not touched yet was touched a step ago."""
-        return {
-            signature: tuple(map(self._usual, zip(*calls, strict=True)))
-            for signature, calls in self.distances.items()
-        }
-
-    def _usual(self, distances: Sequence[int | None]) -> int:
-        return statistics.median_low(self.touched if d is None else d for d in distances)
 
 
 def observe(
@@ -218,7 +164,7 @@ def _run(
         return copies[id(tensor)]
 
     phases: list[list[OperatorCall]] = [[]]
-    recorder = _ReuseRecorder(lambda seen: phases[-1].append(seen))
+    recorder = OperatorRecorder(lambda seen: phases[-1].append(seen))
     with torch.random.fork_rng(devices=[]):
         call_args, call_kwargs = pytree.tree_map_only(
             torch.Tensor, stand_in, (tuple(args), dict(kwargs or {}))
@@ -243,8 +189,7 @@ def _run(
             phases.append([])
             with recorder:
                 torch.autograd.backward(roots, gradients)
-    backward_calls = tuple(phases[1]) if backward else ()
-    return Observation(tuple(phases[0]), backward_calls, recorder.reuse_nbytes())
+    return Observation(tuple(phases[0]), tuple(phases[1]) if backward else ())
 
 
 def _state(function: Callable[..., Any]) -> dict[str, torch.Tensor]:

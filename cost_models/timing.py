@@ -11,11 +11,9 @@ import math
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import nn
-from torch.utils import _pytree as pytree
 
 from cost_models.interface import OperatorCall
 from cost_models.operators import observe
@@ -28,11 +26,11 @@ MOST_RUNS = 34
 """A call is timed at least and at most so often in one go, and otherwise for so long."""
 
 CACHED_NBYTES, MOST_COPIES = 128 << 10, 32
-"""Operands of more bytes than the first may have left a core's own cache when a step comes to them:
+"""Operands of more bytes than the first have left a core's own cache when a step comes to them:
 calls take turns on copies, at most so many."""
 REACH_NBYTES = 32 << 20
-"""What was touched that many bytes ago is in no cache any more. Results are kept until they take
-as many, so that an allocator has given their memory before."""
+"""What a step touches between two uses of a tensor, at most: copies of operands take as many bytes
+together, and results are kept until they do, so that an allocator has given their memory before."""
 LARGE_NBYTES = 31 << 20
 """Once a tensor of this size was freed, glibc takes all smaller ones from memory that it keeps; at
 32 MiB it no longer does."""
@@ -72,7 +70,6 @@ def time_call(
     device: str | torch.device,
     clock: Callable[[], float],
     step_nbytes: int = REACH_NBYTES,
-    reuse_nbytes: Sequence[int] = (),
 ) -> list[float]:
     """Run a call on made-up tensors, warm up, and time it.
 
@@ -81,14 +78,16 @@ def time_call(
         device: where.
         clock: tells seconds.
         step_nbytes: what the step touches that makes the call: of less, more is still in a cache.
-        reuse_nbytes: for each tensor of the signature, what the step touches from the call that
-            used it before on; else all that it touches.
 
     Returns:
         Seconds of each run.
     """
     reach = min(step_nbytes, REACH_NBYTES)
-    turns = itertools.cycle(_turns(call, device, reach, reuse_nbytes))
+    built = [rebuild(call.signature, device)]
+    taken = sum(tensor.nbytes for tensor in tensors_in(built[0][1:]))
+    copies = min(MOST_COPIES, max(1, reach // max(1, taken))) if taken > CACHED_NBYTES else 1
+    built += [rebuild(call.signature, device) for _ in range(copies - 1)]
+    turns = itertools.cycle(built)
 
     def run() -> object:
         overload, args, kwargs = next(turns)
@@ -96,40 +95,6 @@ def time_call(
 
     with torch.no_grad():
         return _samples(run, torch.device(device), clock, reach)
-
-
-def _turns(
-    call: OperatorCall, device: str | torch.device, reach: int, reuse_nbytes: Sequence[int]
-) -> list[tuple[Any, tuple[Any, ...], dict[str, Any]]]:
-    """The call on so many copies of each operand that runs in turn find it as cold as a step does.
-
-    What the operator before has made or read is still in a cache, what the forward has saved no
-    longer is.
-    """
-    overload, args, kwargs = rebuild(call.signature, device)
-    operands = {id(tensor): tensor for tensor in tensors_in((args, kwargs))}
-    copies = {key: [tensor] for key, tensor in operands.items()}
-    if sum(tensor.nbytes for tensor in operands.values()) > CACHED_NBYTES:
-        for place, (key, tensor) in enumerate(operands.items()):
-            reuse = min(reuse_nbytes[place], reach) if place < len(reuse_nbytes) else reach
-            count = round(reuse / max(call.nbytes, 1))
-            copies[key] += [_copy_of(tensor) for _ in range(min(count, MOST_COPIES) - 1)]
-
-    def turn(number: int) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
-        def chosen(tensor: torch.Tensor) -> torch.Tensor:
-            found = copies[id(tensor)]
-            return found[number % len(found)]
-
-        return overload, *pytree.tree_map_only(torch.Tensor, chosen, (args, kwargs))
-
-    return [turn(number) for number in range(max(map(len, copies.values()), default=1))]
-
-
-def _copy_of(tensor: torch.Tensor) -> torch.Tensor:
-    """The same elements at the same places of another storage."""
-    copy = torch.empty(0, dtype=tensor.dtype, device=tensor.device)
-    storage = tensor.untyped_storage().clone()  # type: ignore[no-untyped-call]
-    return copy.set_(storage, tensor.storage_offset(), tensor.size(), tensor.stride())
 
 
 def _samples(

@@ -11,7 +11,7 @@ from tests.capture.side_by_side import assert_same, captured_case
 from tests.zoo import HAND_SPLIT, ZOO
 
 HELD = {name: case for name, case in ZOO.items() if name != "data_dependent_root"}
-"""The models that a graph stands for; of the other one it is one way (`emit/test_emit_sketch.py`)."""
+"""Models that a graph stands for. Of the other it is one way: see `emit/test_emit_sketch.py`."""
 
 
 @pytest.mark.parametrize("name", HELD)

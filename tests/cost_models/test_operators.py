@@ -180,28 +180,3 @@ def test_what_decides_by_values_is_observed_on_real_copies() -> None:
     assert model.linear.weight.grad is None
     with pytest.raises(CostModelError, match="'Decides' cannot be observed"):
         observe(model.to("meta"), (positive.to("meta"),))
-
-
-def test_how_long_ago_a_step_used_what_a_call_reads() -> None:
-    def step(x: torch.Tensor) -> torch.Tensor:
-        made = x + 1
-        return made * 2 + x
-
-    observation = observe(step, (torch.zeros(64),))
-    once = 64 * 4
-    add_one, double, add_both = observation.forward
-    whole = 2 * once + 2 * once + 3 * once
-    reuse = observation.reuse_nbytes
-    assert [call.nbytes for call in observation.forward] == [2 * once, 2 * once, 3 * once]
-    assert reuse[add_one.signature] == (whole,)
-    assert reuse[double.signature] == (2 * once,)
-    assert reuse[add_both.signature] == (2 * once, 4 * once)
-
-
-def test_memory_that_is_only_allocated_was_not_used_before() -> None:
-    def step(x: torch.Tensor) -> torch.Tensor:
-        return torch.empty_like(x + 1).copy_(x)
-
-    observation = observe(step, (torch.zeros(64),))
-    add, copy = observation.forward
-    assert observation.reuse_nbytes[copy.signature] == (add.nbytes + copy.nbytes, add.nbytes)

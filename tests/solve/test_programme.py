@@ -58,7 +58,7 @@ def diamond(objective: str = "latency", *, capacity: int | None = 5) -> Problem:
     )
 
 
-def large(nodes: int = 40) -> Problem:
+def large(nodes: int = 24) -> Problem:
     """A long chain with side branches: no bound of ours is met, so the programme has to run."""
     return Problem(
         objective="throughput",
@@ -186,7 +186,7 @@ def test_interrupt_gives_the_best_plan_so_far(monkeypatch: pytest.MonkeyPatch) -
         if line.startswith("integer programme"):
             signal.raise_signal(signal.SIGINT)
 
-    problem = replace(large(), separated=(((0,), (39,)),))
+    problem = replace(large(40), separated=(((0,), (39,)),))
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         solution = solve(problem, progress=listen)
