@@ -83,6 +83,11 @@ TOLERANCES = (1e-8, 1e-9, 1e-6)
 """Of rows and integrality. HiGHS at times reports a fault, or that nothing is feasible although a
 plan is known, with one of them and not with another (presolve compares slacks with tolerances);
 where it does so with all of them, `L` is left without a limit."""
+SILENT_SECONDS = 60.0
+"""Of this process's CPU time: HiGHS 1.16 may go round for ever in its presolve, deaf to limits. A
+run that has not asked for so long whether to stop is left to itself, as a fault."""
+LISTEN_SECONDS = 0.5
+"""After which a run is looked at again."""
 FIRST_POINTS = 24
 """So many of the fullest program points have their memory rows from the start."""
 ROUNDING = 1e-7
@@ -938,11 +943,11 @@ def _run_highs(
         model.setSolution(
             len(chosen), [index for index, _ in chosen], [value for _, value in chosen]
         )
-    breaths = 0
+    breaths, heard = 0, time.process_time()
 
     def breathe(kind: Any, message: str, output: Any, control: Any, data: Any) -> None:
-        nonlocal breaths
-        breaths += 1
+        nonlocal breaths, heard
+        breaths, heard = breaths + 1, time.process_time()
         spent = effort is not None and breaths > effort
         if interrupt.is_set() or (spent and not programme.limits.may_go_on()):
             control.user_interrupt = True
@@ -950,7 +955,13 @@ def _run_highs(
     with _interrupt_flag() as interrupt:
         model.setCallback(breathe, None)
         model.startCallback(highspy.cb.HighsCallbackType.kCallbackMipInterrupt)
-        model.run()
+        running = threading.Thread(target=model.run, name="HiGHS", daemon=True)
+        running.start()
+        while running.is_alive():
+            running.join(LISTEN_SECONDS)
+            if time.process_time() - heard > SILENT_SECONDS:
+                lp.solverModel = None
+                return None, interrupt.is_set(), breaths
     info = model.getInfo()
     status = model.getModelStatus()
     solver.findSolutionValues(lp)

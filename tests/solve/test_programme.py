@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import functools
 import signal
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from math import inf
 from pathlib import Path
 
+import highspy
 import pytest
 
 from benchmarks.brute_force import best_of_all
@@ -195,6 +197,33 @@ def test_interrupt_gives_the_best_plan_so_far(monkeypatch: pytest.MonkeyPatch) -
     assert lines[-1].startswith("interrupted")
     assert evaluate(problem, solution.assignment).feasible
     assert solution.bound <= solution.objective
+
+
+def test_a_run_that_hangs_is_left_to_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    """HiGHS went round for ever in its presolve, and heeded no limit (inceptionv3, any split)."""
+    tables = Tables(contract(large(12))[0])
+    expected = Programme(tables, Aim.OBJECTIVE).solve()
+    released, hangs, run = threading.Event(), [True], highspy.Highs.run
+
+    def hang_once(model: highspy.Highs) -> object:
+        if hangs:
+            hangs.clear()
+            while not released.is_set():
+                pass
+        return run(model)
+
+    monkeypatch.setattr(highspy.Highs, "run", hang_once)
+    monkeypatch.setattr(programme, "SILENT_SECONDS", 0.5)
+    try:
+        found = Programme(tables, Aim.OBJECTIVE).solve()
+    finally:
+        released.set()
+        for thread in threading.enumerate():
+            if thread.name == "HiGHS":
+                thread.join()
+    assert not hangs
+    assert (found.placed, found.complete) == (expected.placed, True)
+    assert found.bound == pytest.approx(expected.bound, rel=1e-9)
 
 
 def test_nothing_reaches_standard_output(tmp_path: Path) -> None:
