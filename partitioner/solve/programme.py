@@ -83,9 +83,10 @@ TOLERANCES = (1e-8, 1e-9, 1e-6)
 """Of rows and integrality. HiGHS at times reports a fault, or that nothing is feasible although a
 plan is known, with one of them and not with another (presolve compares slacks with tolerances);
 where it does so with all of them, `L` is left without a limit."""
-SILENT_SECONDS = 60.0
+SILENT_SECONDS, LATE_SECONDS = 60.0, 5.0
 """Of this process's CPU time: HiGHS 1.16 may go round for ever in its presolve, deaf to limits. A
-run that has not asked for so long whether to stop is left to itself, as a fault."""
+run that has not asked for so long whether to stop, or for the second when its time is up, is left
+to itself, as a fault."""
 LISTEN_SECONDS = 0.5
 """After which a run is looked at again."""
 FIRST_POINTS = 24
@@ -943,7 +944,7 @@ def _run_highs(
         model.setSolution(
             len(chosen), [index for index, _ in chosen], [value for _, value in chosen]
         )
-    breaths, heard = 0, time.process_time()
+    started, breaths, heard = time.monotonic(), 0, time.process_time()
 
     def breathe(kind: Any, message: str, output: Any, control: Any, data: Any) -> None:
         nonlocal breaths, heard
@@ -959,7 +960,8 @@ def _run_highs(
         running.start()
         while running.is_alive():
             running.join(LISTEN_SECONDS)
-            if time.process_time() - heard > SILENT_SECONDS:
+            late = seconds is not None and time.monotonic() - started > seconds
+            if time.process_time() - heard > (LATE_SECONDS if late else SILENT_SECONDS):
                 lp.solverModel = None
                 return None, interrupt.is_set(), breaths
     info = model.getInfo()
