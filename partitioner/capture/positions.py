@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import operator
 import sys
-from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from collections.abc import Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -25,14 +25,9 @@ from partitioner.capture.calls import written
 
 Number = bool | int | float
 
-_COMPARISONS: Mapping[Any, Callable[[Number, Number], bool]] = {
-    operator.eq: operator.eq,
-    operator.ne: operator.ne,
-    operator.lt: operator.lt,
-    operator.le: operator.le,
-    operator.gt: operator.gt,
-    operator.ge: operator.ge,
-}
+_COMPARISONS = frozenset(
+    {operator.eq, operator.ne, operator.lt, operator.le, operator.gt, operator.ge}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +106,7 @@ class _Positions(TorchFunctionMode):
         if isinstance(fact, _Constant):
             known = fact.number
             if target in _COMPARISONS and isinstance(args[1], (bool, int, float)):
-                return _Constant(_COMPARISONS[target](known, args[1]))
+                return _Constant(target(known, args[1]))
             if target is operator.getitem:
                 return fact
             if method == "cumsum" and not known:
